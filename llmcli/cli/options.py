@@ -1,0 +1,82 @@
+"""Options that several commands share: one name, one help text, one environment variable each."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llmcli.settings import DEFAULT_MODEL, variable
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "ColorChoice",
+    "ColorOption",
+    "DeviceOption",
+    "FileOption",
+    "JsonOption",
+    "ModelOption",
+    "QuietOption",
+    "SeedOption",
+    "TextArgument",
+    "ThreadsOption",
+]
+
+ColorChoice = Literal["auto", "always", "never"]
+DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+
+TextArgument = Annotated[
+    str | None, typer.Argument(metavar="TEXT", help="The text itself; - reads stdin.", show_default=False)
+]
+FileOption = Annotated[
+    Path | None, typer.Option("--file", "-f", metavar="FILE", help="Read the text from this file.", show_default=False)
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        envvar=variable("model"),
+        show_envvar=True,
+        help="A built-in model, a folder, or a hub id such as HuggingFaceTB/SmolLM2-135M.",
+    ),
+]
+DeviceOption = Annotated[
+    DeviceChoice,
+    typer.Option("--device", envvar=variable("device"), show_envvar=True, help="Where to compute."),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        envvar=variable("threads"),
+        show_envvar=True,
+        show_default="the cores this process may use",
+        help="Threads to compute with.",
+    ),
+]
+ColorOption = Annotated[
+    ColorChoice,
+    typer.Option(
+        "--color",
+        envvar=variable("color"),
+        show_envvar=True,
+        help="Colour on stdout; auto is: on a terminal, without NO_COLOR.",
+    ),
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        metavar="N",
+        min=0,
+        envvar=variable("seed"),
+        show_envvar=True,
+        show_default="a new one each time",
+        help="Start of the random numbers.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]

@@ -1,0 +1,1 @@
+"""Completion scripts: the command tree written out as static shell code, so that a Tab starts no Python."""
