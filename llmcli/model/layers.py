@@ -1,0 +1,228 @@
+"""The parts of a transformer block: norms, self-attention, feed-forward network."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llmcli.model.cache import LayerCache
+from llmcli.model.config import ModelConfig
+from llmcli.model.linear import Linear
+from llmcli.model.positions import rotate
+from llmcli.model.tap import Tap
+
+
+class Embedding(nn.Module):
+    """A table of vectors, one a row. Without the initialisation of torch's own, which on the meta device costs an
+    import of 800 modules."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, size))
+
+    def forward(self, index: Tensor) -> Tensor:
+        """(...) int64 -> (..., size)."""
+        return F.embedding(index, self.weight)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(size))
+        self.bias = nn.Parameter(torch.empty(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467).
+
+    With `offset` the factor is 1 + weight, as the Gemma family stores it.
+    """
+
+    def __init__(self, size: int, eps: float, offset: bool = False) -> None:
+        super().__init__()
+        self.eps = eps
+        self.offset = offset
+        self.weight = nn.Parameter(torch.empty(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = 1.0 + self.weight if self.offset else self.weight
+        return F.rms_norm(x, self.weight.shape, weight, self.eps)
+
+
+def make_norm(config: ModelConfig, size: int | None = None) -> nn.Module:
+    size = config.hidden_size if size is None else size
+    if config.norm == "layernorm":
+        return LayerNorm(size, config.norm_eps)
+    return RMSNorm(size, config.norm_eps, config.norm_offset)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "gelu_quick": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+def attention_scores(q: Tensor, k: Tensor, scale: float, softcap: float) -> Tensor:
+    """QK^T * scale, soft-capped: what enters the softmax before the mask.
+
+    q (batch, heads, queries, d), k (batch, heads, keys, d) -> (batch, heads, queries, keys).
+    """
+    scores = (q @ k.transpose(-1, -2)) * scale
+    return softcap * torch.tanh(scores / softcap) if softcap else scores
+
+
+def attention_weights(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over each query's row after the mask; where `mask` is False the weight is exactly 0."""
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+
+
+def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(queries, keys) bool, True where a query may look: at itself and before, at most `window` keys in all.
+
+    The last query stands at the last key. None where a kernel's own rule says the same: one query that sees every
+    key, or as many queries as keys and no window in the way.
+    """
+    reach = keys if window is None else window
+    if keys <= reach and queries in (1, keys):
+        return None
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return mask.triu(keys - queries - reach + 1) if reach < keys else mask
+
+
+def full_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor:
+    """The mask that `causal_mask` leaves to the kernel, written out."""
+    if mask is not None:
+        return mask
+    queries, keys = q.shape[2], k.shape[2]
+    return torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped key/value heads (Vaswani et al. 2017, arXiv:1706.03762; grouped-query:
+    Ainslie et al. 2023, arXiv:2305.13245)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.num_heads = config.num_heads
+        self.num_kv_heads = config.num_kv_heads
+        self.head_dim = config.head_dim
+        self.scale = config.scale(layer)
+        self.softcap = config.attention_softcap
+        self.window = config.window(layer)
+        q_size, kv_size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q = Linear(config.hidden_size, q_size, config.qkv_bias)
+        self.k = Linear(config.hidden_size, kv_size, config.qkv_bias)
+        self.v = Linear(config.hidden_size, kv_size, config.qkv_bias)
+        self.o = Linear(q_size, config.hidden_size, config.attention_out_bias)
+        self.qk_norm = config.qk_norm
+        if self.qk_norm != "none":
+            full = self.qk_norm == "full"
+            self.q_norm = make_norm(config, q_size if full else config.head_dim)
+            self.k_norm = make_norm(config, kv_size if full else config.head_dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        visible: Tensor | None,
+        cache: LayerCache | None,
+        tap: Tap | None,
+    ) -> Tensor:
+        """x (batch, queries, hidden) -> (batch, queries, hidden).
+
+        `visible` (batch, 1, queries, keys), causal itself, True where a query may look, narrows the causal rule:
+        documents packed into one row, rows of unequal length.
+        """
+        q, k, v = self._project(x)
+        if tap is not None:
+            q, k, v = (tap(name, self.layer, t) for name, t in (("query", q), ("key", k), ("value", v)))
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        if tap is not None:
+            q, k = tap("rotated_query", self.layer, q), tap("rotated_key", self.layer, k)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        mask = causal_mask(q.shape[2], k.shape[2], self.window, q.device)
+        if visible is not None:
+            mask = visible if mask is None else visible & mask
+        if tap is not None:
+            self._record(tap, q, k, mask)
+        heads = self._attend(q, k, v, mask)  # (batch, heads, queries, head_dim)
+        if tap is not None:
+            heads = tap("heads", self.layer, heads)
+        batch, _, queries, _ = heads.shape
+        return cast(Tensor, self.o(heads.transpose(1, 2).reshape(batch, queries, -1)))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x -> q (batch, heads, queries, head_dim), k and v (batch, kv_heads, queries, head_dim)."""
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.qk_norm == "full":
+            q, k = self.q_norm(q), self.k_norm(k)
+        batch, queries, _ = x.shape
+        q = q.view(batch, queries, self.num_heads, self.head_dim)
+        k = k.view(batch, queries, self.num_kv_heads, self.head_dim)
+        v = v.view(batch, queries, self.num_kv_heads, self.head_dim)
+        if self.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        causal = mask is None and q.shape[2] > 1
+        grouped = self.num_kv_heads != self.num_heads
+        if not self.softcap:
+            return F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped
+            )
+        k, v = self._repeat(k), self._repeat(v)
+        scores = attention_scores(q, k, self.scale, self.softcap)
+        return attention_weights(scores, full_mask(mask, q, k)) @ v
+
+    def _record(self, tap: Tap, q: Tensor, k: Tensor, mask: Tensor | None) -> None:
+        """Hands the scores and weights of the wanted heads to the tap; the other heads' are never computed."""
+        wanted = sorted(tap.heads(self.layer) or ())
+        if not wanted:
+            return
+        group = self.num_heads // self.num_kv_heads
+        index = torch.tensor(wanted, device=q.device)
+        scores = attention_scores(q[:, index], k[:, index // group], self.scale, self.softcap)
+        scores = tap("scores", self.layer, scores)
+        tap("weights", self.layer, attention_weights(scores, full_mask(mask, q, k)))
+
+    def _repeat(self, x: Tensor) -> Tensor:
+        """(batch, kv_heads, keys, head_dim) -> (batch, heads, keys, head_dim): each kv head serves its group."""
+        group = self.num_heads // self.num_kv_heads
+        return x if group == 1 else x.repeat_interleave(group, dim=1)
+
+
+class FeedForward(nn.Module):
+    """down(act(up(x))), or gated: down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.activation = ACTIVATIONS[config.activation]
+        self.gated = config.gated
+        if config.gated:
+            self.gate = Linear(config.hidden_size, config.intermediate_size, config.ffn_bias)
+        self.up = Linear(config.hidden_size, config.intermediate_size, config.ffn_bias)
+        self.down = Linear(config.intermediate_size, config.hidden_size, config.ffn_bias)
+
+    def forward(self, x: Tensor, tap: Tap | None) -> Tensor:
+        """x (batch, queries, hidden) -> (batch, queries, hidden)."""
+        hidden = self.activation(self.gate(x)) * self.up(x) if self.gated else self.activation(self.up(x))
+        if tap is not None:
+            hidden = tap("ffn_hidden", self.layer, hidden)
+        return cast(Tensor, self.down(hidden))

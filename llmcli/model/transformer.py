@@ -1,0 +1,138 @@
+"""The causal language model, in the order of the computation: embedding, blocks, norm, lm_head."""
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.model.cache import KVCache, LayerCache
+from llmcli.model.config import ModelConfig
+from llmcli.model.layers import Attention, Embedding, FeedForward, make_norm
+from llmcli.model.linear import Linear
+from llmcli.model.positions import rotation
+from llmcli.model.tap import Tap
+
+Rope = tuple[Tensor, Tensor]
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward network, each with its norms and its residual connection."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.parallel = config.parallel_residual
+        before, after = config.norm_placement != "post", config.norm_placement != "pre"
+        self.attention_norm = make_norm(config) if before else nn.Identity()
+        self.attention = Attention(config, layer)
+        self.attention_post_norm = make_norm(config) if after else nn.Identity()
+        self.ffn_norm = make_norm(config) if before else nn.Identity()
+        self.ffn = FeedForward(config, layer)
+        self.ffn_post_norm = make_norm(config) if after else nn.Identity()
+
+    def forward(
+        self, x: Tensor, rope: Rope | None, visible: Tensor | None, cache: LayerCache | None, tap: Tap | None
+    ) -> Tensor:
+        """x (batch, queries, hidden) -> (batch, queries, hidden)."""
+        normed = self._tapped(tap, "attention_norm", self.attention_norm(x))
+        attended = self.attention_post_norm(self.attention(normed, rope, visible, cache, tap))
+        attended = self._tapped(tap, "attention_out", attended)
+        if self.parallel:
+            x = x + attended + self._feed_forward(x, tap)
+        else:
+            x = x + attended
+            x = x + self._feed_forward(x, tap)
+        return self._tapped(tap, "block", x)
+
+    def _feed_forward(self, x: Tensor, tap: Tap | None) -> Tensor:
+        normed = self._tapped(tap, "ffn_norm", self.ffn_norm(x))
+        return self._tapped(tap, "ffn_out", self.ffn_post_norm(self.ffn(normed, tap)))
+
+    def _tapped(self, tap: Tap | None, point: str, value: Tensor) -> Tensor:
+        return value if tap is None else tap(point, self.layer, value)
+
+
+class CausalLM(nn.Module):
+    """Token ids -> logits for the next token, for every family that `ModelConfig` can describe."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config.vocab_size, config.hidden_size)
+        if config.learned_positions:
+            self.positions = Embedding(config.context_length, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
+        self.norm = make_norm(config)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, config.lm_head_bias)
+        if config.tied:
+            self.tie()
+
+    def tie(self) -> None:
+        """lm_head reads the embedding table itself."""
+        self.lm_head.weight = self.embedding.weight
+
+    def must_recompute(self, old_length: int, new_length: int) -> bool:
+        """Whether a KV cache of `old_length` tokens cannot be continued to `new_length`.
+
+        longrope turns all keys by other angles past its original length: the caller then clears the cache and runs
+        all `new_length` ids again. It happens once, when the length is crossed.
+        """
+        ropes = self.config.rope.values()
+        return any(r.kind == "longrope" and 0 < old_length <= r.original_length < new_length for r in ropes)
+
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        positions: Tensor | None = None,
+        visible: Tensor | None = None,
+        tap: Tap | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """ids (batch, queries) int64 -> logits (batch, queries, vocab) float32; (batch, 1, vocab) with `last_only`.
+
+        With a cache the ids continue what it holds. `positions` (queries) or (batch, queries) int64 replaces the
+        count from the cache's length on; `visible` (batch, 1, queries, keys) bool the causal rule.
+        """
+        x = self.hidden_states(ids, cache, positions=positions, visible=visible, tap=tap)
+        return self.logits(x[:, -1:] if last_only else x)
+
+    def hidden_states(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        positions: Tensor | None = None,
+        visible: Tensor | None = None,
+        tap: Tap | None = None,
+    ) -> Tensor:
+        """What lm_head reads: (batch, queries, hidden), after the final norm. Arguments as in `forward`."""
+        start = cache.length if cache is not None else 0
+        end = start + ids.shape[1]
+        if positions is None:
+            positions = torch.arange(start, end, device=ids.device)
+        else:
+            end = int(positions.max()) + 1
+        x = self._embed(ids, positions)
+        x = x if tap is None else tap("embedding", -1, x)
+        ropes = {kind: rotation(rope, positions, end) for kind, rope in self.config.rope.items()}
+        if positions.dim() == 2:  # (batch, queries, dim / 2) -> one more axis, for the heads
+            ropes = {kind: (cos[:, None], sin[:, None]) for kind, (cos, sin) in ropes.items()}
+        for i, block in enumerate(self.blocks):
+            rope = ropes[self.config.layer_type(i)] if self.config.rotates(i) else None
+            x = block(x, rope, visible, cache.layers[i] if cache is not None else None, tap)
+        if cache is not None:
+            cache.length += ids.shape[1]
+        x = self.norm(x)
+        return x if tap is None else tap("final_norm", self.config.num_layers, x)
+
+    def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
+        x: Tensor = self.embedding(ids)
+        if self.config.embedding_scale != 1.0:
+            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype, device=x.device)
+        return x + self.positions(positions) if self.config.learned_positions else x
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final hidden states (..., hidden) -> logits (..., vocab) float32, soft-capped where the family does so."""
+        logits: Tensor = self.lm_head(hidden).float()
+        cap = self.config.final_softcap
+        return cap * torch.tanh(logits / cap) if cap else logits
