@@ -1,0 +1,129 @@
+"""How `llmcli generate` shows what it generates: text, tokens or JSON on stdout, the rest on stderr."""
+
+import sys
+from dataclasses import asdict
+
+from llmcli.cli.io import is_terminal, note, write_json, write_out
+from llmcli.errors import UsageError
+from llmcli.pipeline import Pipeline, Run
+from llmcli.render.stream import TextView, TokensView, token_text
+from llmcli.results import Step
+from llmcli.tokenizer import Tokenizer
+
+
+def say_past_context(pipeline: Pipeline) -> None:
+    declared = pipeline.model.config.context_length
+    note(f"note: past the {declared} tokens that the model declares, its text may get worse")
+
+
+def say_notes(pipeline: Pipeline, chat: bool) -> None:
+    for each in pipeline.notes:
+        note(f"note: {each}")
+    if not chat and is_terminal(sys.stderr) and pipeline.tokenizer.chat_template is not None:
+        note("hint: this model has a chat template; --chat wraps the prompt in it")
+
+
+def say_cut(run: Run, length: int, truncate: str | None) -> None:
+    if len(run.prompt_ids) < length:
+        gone = length - len(run.prompt_ids)
+        note(f"note: the prompt had {length} tokens; {gone} went on the {truncate}, {len(run.prompt_ids)} are left")
+    elif run.finish_reason == "context":
+        note(f"note: the prompt of {length} tokens fills the context; nothing can follow it")
+
+
+def say_end(run: Run, stats: bool) -> None:
+    """The seed, and where wanted the statistics."""
+    if run.seed is not None:
+        note(f"seed {run.seed}")
+    if not stats and not is_terminal(sys.stderr):
+        return
+    result = run.result()
+    timings = result.timings
+    parts = [f"{len(result.prompt_ids)} prompt tokens, {len(result.ids)} new in {timings.total:.2f} s"]
+    if timings.tokens_per_second is not None:
+        parts.append(f"{timings.tokens_per_second:.1f} tokens/s")
+    if timings.first_token is not None:
+        parts.append(f"first after {timings.first_token:.3f} s")
+    note("; ".join([*parts, f"loaded in {timings.load:.2f} s", f"end: {result.finish_reason}"]))
+
+
+def print_object(pipeline: Pipeline, run: Run) -> KeyboardInterrupt | None:
+    """Prints the JSON object; of an interrupted run what there is, and returns the interrupt."""
+    interrupt = None
+    try:
+        for _ in run:
+            pass
+    except KeyboardInterrupt as error:
+        interrupt = error
+        run.interrupt()
+    write_json({"schema_version": 1, "model": pipeline.name, "dtype": pipeline.dtype, **asdict(run.result())})
+    return interrupt
+
+
+def print_text(
+    pipeline: Pipeline, run: Run, prompt: str, *, stream: bool, show_tokens: bool, color: bool
+) -> KeyboardInterrupt | None:
+    """Prints the text as it comes; of an interrupted run what there is, and returns the interrupt."""
+    printer = Printer(stream)
+    if show_tokens:
+        view: TextView = TokensView(color=color)
+    else:
+        view = TextView(safe=color or is_terminal(sys.stdout), color=color)
+    interrupt = None
+    held: list[Step] = []
+    try:
+        printer.put(view.prompt(prompt))
+        for step in run:
+            if isinstance(view, TokensView):
+                held.append(step)
+                if not run.holding:
+                    printer.put(tokens_text(pipeline.tokenizer, view, held))
+                    held = []
+            else:
+                printer.put(view.text(step.text))
+    except KeyboardInterrupt as error:
+        interrupt = error
+        rest = run.interrupt()
+        printer.put(tokens_text(pipeline.tokenizer, view, held) if isinstance(view, TokensView) else view.text(rest))
+    printer.close(view.end())
+    return interrupt
+
+
+class Printer:
+    """Prints at once, or all at the end."""
+
+    def __init__(self, at_once: bool) -> None:
+        self._at_once = at_once
+        self._kept: list[str] = []
+
+    def put(self, text: str) -> None:
+        if not self._at_once:
+            self._kept.append(text)
+        elif text:
+            write_out(text)
+
+    def close(self, text: str) -> None:
+        write_out("".join([*self._kept, text]))
+
+
+def tokens_text(tokenizer: Tokenizer, view: TokensView, steps: list[Step]) -> str:
+    """Tokens with their probabilities; where a stop string came, only what stands before it, be it half a token."""
+    shown: list[str] = []
+    rest = "".join(step.text for step in steps)
+    cut = bool(steps) and steps[-1].finish_reason == "stop"
+    for step in steps:
+        text = _text_of(tokenizer, step.id)
+        if cut and not tokenizer.is_special(step.id):
+            before = len(rest)
+            rest = rest.removeprefix(text)
+            if text and len(rest) == before:
+                return "".join([*shown, view.token(rest, step.prob)] if rest else shown)
+        shown.append(view.token(text, step.prob))
+    return "".join(shown)
+
+
+def _text_of(tokenizer: Tokenizer, id: int) -> str:
+    try:
+        return token_text(tokenizer.token_bytes(id))
+    except UsageError:  # models may have more ids than their tokenizer has tokens
+        return f"⟨{id}⟩"

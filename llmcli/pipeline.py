@@ -1,0 +1,285 @@
+"""The three stages joined, the only place that sees both text and tensors: encode, generate, decode."""
+
+import secrets
+import time
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmcli.chat import Message, chat_ids
+from llmcli.device import choose_device, set_threads
+from llmcli.errors import ContextLengthError, LlmcliError, TokenizerError, UsageError
+from llmcli.generation import Sequence as IdSequence
+from llmcli.generation import check_ids, generate
+from llmcli.inspect.api import Views
+from llmcli.model.checkpoint import load_model
+from llmcli.model.transformer import CausalLM
+from llmcli.resolve import TOKENIZER_FILES, resolve
+from llmcli.results import FinishReason, Generation, Step, Timings
+from llmcli.sampling_params import SamplingParams, merged, read_generation_config
+from llmcli.stops import StopFilter
+from llmcli.tokenizer import Tokenizer
+from llmcli.tokenizer_stream import StreamDecoder
+
+Truncate = Literal["left", "right"]
+Prompt = str | Sequence[int]
+
+
+class Pipeline(Views):
+    """A model and its tokenizer, ready to run. Made by `Pipeline.load` or `llmcli.load`."""
+
+    def __init__(self, model: CausalLM, tokenizer: Tokenizer | None, folder: Path, name: str, dtype: str) -> None:
+        self.model = model
+        self.folder = folder
+        self.name = name
+        self.dtype = dtype
+        self.load_seconds = 0.0
+        self.context_length = model.config.context_length
+        self._tokenizer = tokenizer
+        self.defaults, eos_ids, self.notes = read_generation_config(folder)
+        self.eos_ids = frozenset(eos_ids) | frozenset(model.config.eos_token_ids)
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path = "stories",
+        *,
+        device: str = "auto",
+        dtype: str = "float32",
+        threads: int | None = None,
+        tokenizer: Tokenizer | None = None,
+    ) -> "Pipeline":
+        """A built-in model, a folder, or a hub id, ready to run.
+
+        device: auto, cpu, cuda or mps. threads: of the whole process; None leaves them as they are. `tokenizer` spares
+        reading it again. A folder without a tokenizer runs on ids alone. Raises `ModelError`, `UsageError`.
+        """
+        start = time.perf_counter()
+        place = choose_device(device)
+        if threads is not None:
+            set_threads(threads)
+        folder = resolve(str(name))
+        if tokenizer is None and any((folder / each).is_file() for each in TOKENIZER_FILES):
+            tokenizer = Tokenizer.from_folder(folder)
+        pipeline = cls(load_model(folder, dtype=dtype, device=place), tokenizer, folder, str(name), dtype)
+        pipeline.load_seconds = time.perf_counter() - start
+        return pipeline
+
+    # --- text and ids ---
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise TokenizerError(f"{self.folder} has no tokenizer", "give token ids instead of text")
+        return self._tokenizer
+
+    def encode(self, text: str, *, special: bool = False, parse_special: bool = False) -> list[int]:
+        """The ids of a text. `special` adds what the tokenizer adds to a prompt; `parse_special` reads special tokens
+        out of the text."""
+        return self.tokenizer.encode(text, special=special, parse_special=parse_special)
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """The text of ids."""
+        return self.tokenizer.decode(ids, skip_special=skip_special)
+
+    def prompt_ids(self, prompt: Prompt, *, parse_special: bool = False) -> list[int]:
+        """The ids that generation starts from: the text's, with what the tokenizer adds; for an empty text at least the
+        beginning-of-text id. Ids are taken as they are. Raises `UsageError` where there is nothing to start from."""
+        if not isinstance(prompt, str):
+            return list(prompt)
+        ids = self.tokenizer.encode(prompt, special=True, parse_special=parse_special)
+        if ids:
+            return ids
+        if self.tokenizer.bos_id is None:
+            raise UsageError("the prompt is empty, and this model has no beginning-of-text id", "give some text")
+        return [self.tokenizer.bos_id]
+
+    def chat_ids(self, prompt: str, system: str | None = None, *, parse_special: bool = False) -> list[int]:
+        """The ids of one user turn in the model's own chat template, which says itself where special tokens stand."""
+        messages: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+        messages.append({"role": "user", "content": prompt})
+        return chat_ids(self.tokenizer, self.folder, messages, parse_special=parse_special)
+
+    # --- the context ---
+
+    def set_context(self, length: int) -> bool:
+        """Runs with another context length from now on. Returns whether it is more than the model declares.
+
+        Raises `UsageError` past the end of a learned table of positions.
+        """
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise UsageError(f"--context is {length!r}", "give a whole number of 1 or more")
+        declared = self.model.config.context_length
+        if length > declared and self.model.config.learned_positions:
+            raise UsageError(
+                f"--context {length}: this model has a learned position for each of {declared} tokens and no more",
+                f"give at most {declared}",
+            )
+        self.context_length = length
+        return length > declared
+
+    def fit(self, ids: list[int], max_tokens: int, truncate: Truncate | None) -> list[int]:
+        """The prompt as it is where it fits the context; else cut on the side that `truncate` names.
+
+        A cut leaves room for `max_tokens`, but for no more than half the context, and spares the beginning-of-text id.
+        Raises `ContextLengthError` for a prompt that does not fit and may not be cut.
+        """
+        context = self.context_length
+        if len(ids) <= context:
+            return ids
+        if truncate is None:
+            raise ContextLengthError(
+                f"the prompt has {len(ids)} tokens, and the context length is {context}",
+                "shorten the prompt, or let --truncate left or --truncate right cut it",
+            )
+        keep = max(1, context - min(max_tokens, context // 2))
+        bos = None if self._tokenizer is None else self._tokenizer.bos_id
+        head = 1 if keep > 1 and ids[0] == bos else 0
+        return ids[:keep] if truncate == "right" else ids[:head] + ids[len(ids) - (keep - head) :]
+
+    # --- running ---
+
+    def stream(self, prompt: Prompt = "", *, truncate: Truncate | None = None, **params: Any) -> "Run":
+        """Generates step by step: an iterator of `Step` that also knows `seed`, `prompt_ids` and the `result()`.
+
+        prompt: a text, or token ids. `params` are the fields of `SamplingParams`, and `greedy=True` for
+        `temperature=0`; what is not given is as the model's generation_config.json says, else the default.
+        `truncate` cuts a prompt that is too long, see `fit`. Raises `UsageError`, `ContextLengthError`.
+        """
+        text = prompt if isinstance(prompt, str) else None
+        return self.run(self.prompt_ids(prompt), prompt=text, truncate=truncate, **params)
+
+    def run(
+        self, ids: Sequence[int], *, prompt: str | None = None, truncate: Truncate | None = None, **params: Any
+    ) -> "Run":
+        """`stream` from the ids of a prompt; `prompt` is the text that they stand for, which the result then tells."""
+        chosen = merged(self.defaults, params)
+        check_ids(ids, self.model.config.vocab_size)
+        return Run(self, self.fit(list(ids), chosen.max_tokens, truncate), chosen, prompt)
+
+    def generate(self, prompt: Prompt = "", *, truncate: Truncate | None = None, **params: Any) -> Generation:
+        """Generates to the end. Arguments and errors as for `stream`."""
+        run = self.stream(prompt, truncate=truncate, **params)
+        run.scored = False
+        for _ in run:
+            pass
+        return run.result()
+
+    def generate_ids(self, ids: Sequence[int], **params: Any) -> list[int]:
+        """The new ids after `ids`. Needs no tokenizer. Arguments and errors as for `stream`."""
+        return self.generate(ids, **params).ids
+
+    @torch.inference_mode()
+    def logits(self, text: Prompt) -> NDArray[np.float32]:
+        """The logits after each token of a prompt, (tokens, vocab) float32; row i predicts what follows token i.
+
+        The tokens are those of `prompt_ids(text)`: a text's with what the tokenizer adds. Raises as `stream` does.
+        """
+        ids = self.fit(self.prompt_ids(text), 0, None)
+        check_ids(ids, self.model.config.vocab_size)
+        device = next(self.model.parameters()).device
+        logits = self.model(torch.tensor([ids], dtype=torch.int64, device=device))[0]
+        array: NDArray[np.float32] = logits.cpu().numpy()
+        return array
+
+
+class Run(Iterator[Step]):
+    """One generation under way: an iterator of its steps."""
+
+    def __init__(self, pipeline: Pipeline, prompt_ids: list[int], params: SamplingParams, prompt: str | None) -> None:
+        self.prompt = prompt
+        self.prompt_ids = prompt_ids
+        self.params = params
+        self.seed = None if params.greedy else fresh_seed() if params.seed is None else params.seed
+        self.scored = True
+        """Whether steps tell `prob` and `logprob`; they are NaN otherwise, which saves some time."""
+        self._sequence = IdSequence(
+            prompt_ids, params, seed=self.seed, eos_ids=pipeline.eos_ids, context=pipeline.context_length
+        )
+        self.finish_reason: FinishReason | None = self._sequence.finish_reason
+        self._stops = StopFilter(params.stop)
+        self._decoder: StreamDecoder | None = None
+        if params.stop or pipeline.has_tokenizer:
+            self._decoder = pipeline.tokenizer.stream(prompt_ids, skip_special=True)
+        self._ids: list[int] = []
+        self._text: list[str] = []
+        self._load = pipeline.load_seconds
+        self._start = self._first = self._last = time.perf_counter()
+        self._steps = self._run(pipeline.model)
+
+    def __next__(self) -> Step:
+        return next(self._steps)
+
+    def _run(self, model: CausalLM) -> Generator[Step, None, None]:
+        self._start = time.perf_counter()
+        for index, drawn in enumerate(generate(model, self._sequence)):
+            self._last = time.perf_counter()
+            self._first = self._last if index == 0 else self._first
+            choice = drawn.choice
+            text = "" if drawn.finish_reason == "eos" else self._push(choice.id)
+            reason: FinishReason | None = "stop" if self._stops.stopped else drawn.finish_reason
+            if reason is not None:
+                text += self._finish()
+                reason = "stop" if self._stops.stopped else reason
+            self._ids.append(choice.id)
+            self._text.append(text)
+            self.finish_reason = reason
+            prob, logprob = (choice.prob, choice.logprob) if self.scored else (np.nan, np.nan)
+            yield Step(index, choice.id, text, prob, logprob, reason)
+            if reason is not None:
+                return
+
+    @property
+    def holding(self) -> bool:
+        """Whether text is held back that may become a stop string."""
+        return self.finish_reason is None and self._stops.holding
+
+    def _push(self, id: int) -> str:
+        return "" if self._decoder is None else self._stops.push(self._decoder.push(id))
+
+    def _finish(self) -> str:
+        rest = "" if self._decoder is None else self._decoder.finish()
+        return self._stops.push(rest) + self._stops.finish()
+
+    def interrupt(self) -> str:
+        """Ends the run here; the text that was still held back."""
+        if self.finish_reason is not None:
+            return ""
+        self._steps.close()
+        self.finish_reason = "interrupt"
+        self._text.append(self._finish())
+        return self._text[-1]
+
+    def result(self) -> Generation:
+        """The whole of it. Raises `LlmcliError` while it is not finished."""
+        if self.finish_reason is None:
+            raise LlmcliError("the generation is not finished", "read all its steps, or call interrupt()")
+        return Generation(
+            self.prompt,
+            self.prompt_ids,
+            "".join(self._text),
+            self._ids,
+            self.finish_reason,
+            self.seed,
+            self._timings(),
+        )
+
+    def _timings(self) -> Timings:
+        count = len(self._ids)
+        first = self._first - self._start if count else None
+        decoding = self._last - self._first
+        rate = (count - 1) / decoding if count > 1 and decoding > 0 else None
+        return Timings(self._load, first, self._last - self._start if count else 0.0, rate)
+
+
+def fresh_seed() -> int:
+    """A seed that nobody chose, short enough to be typed again."""
+    return secrets.randbelow(2**32)

@@ -1,0 +1,60 @@
+"""What generation gives: steps as they come, and the whole at the end. Plain values, no tensors."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["eos", "stop", "length", "context", "interrupt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One generated token.
+
+    text           what it adds to the text for certain; often empty while a character or a stop string is incomplete,
+                   and all that was held back comes with the last step: the texts joined are the whole text
+    prob           its probability in the distribution that it was drawn from, after all filters; for greedy the
+                   model's own
+    logprob        natural logarithm of its probability in the model's own distribution, before any filter
+    finish_reason  None but for the last step: eos, stop, length or context
+    """
+
+    index: int
+    id: int
+    text: str
+    prob: float
+    logprob: float
+    finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds by a clock that never goes back. `tokens_per_second` is the rate after the first token; None for fewer
+    than two tokens."""
+
+    load: float
+    first_token: float | None
+    total: float
+    tokens_per_second: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A finished generation.
+
+    text           decode(prompt_ids + ids) less decode(prompt_ids), special tokens left out, up to a stop string
+    ids            every id that was generated, an end-of-text id or those of a stop string included
+    finish_reason  eos: the model ended the text; stop: a stop string came; length: max_tokens; context: the context is
+                   full; interrupt: it was cut off
+    seed           of the random numbers; None for greedy, which uses none
+    """
+
+    prompt: str | None
+    prompt_ids: list[int]
+    text: str
+    ids: list[int]
+    finish_reason: FinishReason
+    seed: int | None
+    timings: Timings
+
+    def __str__(self) -> str:
+        return self.text
