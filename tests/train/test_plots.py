@@ -1,0 +1,121 @@
+"""Logs, loss curves, and the scaling law."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmcli.errors import UsageError
+from llmcli.render.plot import Chart, Series, draw, save_png
+from llmcli.train.log import Event, Log, read_log
+from llmcli.train.plots import charts_of
+from llmcli.train.scaling import fit_power_law
+
+
+def write_log(path: Path, parameters: int, final: float, *, steps: int = 20, facts: bool = True) -> Path:
+    log = Log(path)
+    log.begin({"name": f"m{parameters}", "parameters": parameters, "tokens_per_step": 100} if facts else {}, 0)
+    for step in range(steps):
+        bits = final + 2 * 0.7**step
+        log.write(Event("step", step, {"bits_per_byte": bits, "loss": 3 * bits}))
+    log.write(Event("valid", steps, {"bits_per_byte": final}))
+    return path
+
+
+def test_a_log_tells_parameters_compute_and_the_final_loss(tmp_path: Path) -> None:
+    log = read_log(write_log(tmp_path / "log.jsonl", 1000, 2.0))
+    assert (log.name, log.parameters, log.final) == ("m1000", 1000, 2.0)
+    assert log.compute == 6 * 1000 * 100 * 20
+    assert read_log(tmp_path).steps == log.steps
+
+
+def test_without_validation_the_last_steps_count(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "log.jsonl", 1000, 2.0, steps=40)
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if '"valid"' not in line))
+    assert read_log(path).final == pytest.approx(2.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["", "no json\n{}\n", '{"kind": "step"}\n{"kind": "step"}\n', '{"kind": "run"}\n'])
+def test_what_is_no_log_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(text)
+    with pytest.raises(UsageError):
+        read_log(path)
+
+
+def test_a_log_that_is_being_written_is_read(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "log.jsonl", 1000, 2.0)
+    path.write_text(path.read_text() + '{"kind": "st')
+    assert len(read_log(path).steps) == 20
+
+
+def test_beginning_again_drops_what_is_about_to_be_repeated(tmp_path: Path) -> None:
+    log = Log(tmp_path / "log.jsonl")
+    log.begin({"name": "a"}, 0)
+    for step in range(4):
+        log.write(Event("step", step, {}))
+        log.write(Event("valid", step + 1, {}))
+    log.begin({"name": "b"}, 2)
+    lines = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert lines[0] == {"kind": "run", "step": 0, "name": "b"}
+    assert [(line["kind"], line["step"]) for line in lines[1:]] == [
+        ("step", 0),
+        ("valid", 1),
+        ("step", 1),
+        ("valid", 2),
+    ]
+
+
+def test_the_power_law_is_found_again() -> None:
+    xs = [1e5, 1e6, 3e7]
+    law = fit_power_law(xs, [7 * x**-0.08 for x in xs])
+    assert law is not None
+    assert (law.factor, law.exponent) == pytest.approx((7, -0.08))
+    assert law(1e6) == pytest.approx(7 * 1e6**-0.08)
+    assert fit_power_law([5, 5, 5], [1, 2, 3]) is None
+    assert fit_power_law([1, 2, float("nan")], [1, 2, 3]) is None
+
+
+def test_three_logs_give_curves_and_both_scaling_laws(tmp_path: Path) -> None:
+    paths = [write_log(tmp_path / f"{n}.jsonl", n, 9 * n**-0.1) for n in (10_000, 100_000, 1_000_000)]
+    charts, notes = charts_of(paths)
+    assert notes == []
+    assert [chart.log for chart in charts] == [False, True, True]
+    assert "x^-0.1000" in charts[1].series[-1].name
+    assert len(charts_of(paths[:2])[0]) == 1
+
+
+def test_runs_of_one_size_have_no_law_and_that_is_said(tmp_path: Path) -> None:
+    paths = [write_log(tmp_path / f"{n}.jsonl", 500, 2.0 + n) for n in range(3)]
+    charts, notes = charts_of(paths)
+    assert len(charts) == 1
+    assert len(notes) == 2
+    assert len({series.name for series in charts[0].series}) == 6
+    old = [write_log(tmp_path / f"old{n}.jsonl", 500, 2.0, facts=False) for n in range(3)]
+    assert len(charts_of(old)[0]) == 1
+
+
+def test_a_chart_in_characters() -> None:
+    falling = Series("loss \x1b[31m", [(x, 10.0 - x) for x in range(10)])
+    chart = Chart("title", "step", "bits", [falling, Series("flat", [(0, 5.0), (9, 5.0)])])
+    text = draw(chart, width=60, height=11)
+    lines = text.splitlines()
+    assert "\x1b" not in text
+    assert all(len(line) <= 60 for line in lines)
+    assert lines[0] == "title"
+    assert lines[1].strip().startswith("10 ┤●")
+    assert lines[11].strip().startswith("┤") is False
+    columns = [line.index("●") for line in lines[1:12] if "●" in line]
+    assert columns == sorted(columns)
+    assert text.count("○") == 3  # two points, and the legend
+    for each in ("step", "bits", "loss", "flat"):
+        assert each in text
+
+
+def test_a_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    paths = [write_log(tmp_path / f"{n}.jsonl", n, 9 * n**-0.1) for n in (10_000, 100_000, 1_000_000)]
+    charts, _ = charts_of(paths)
+    save_png(charts, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert not list(tmp_path.glob(".*"))
