@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("llmcli.cli.generate:generate", "Continue a text, token by token."),
     "tokenize": ("llmcli.cli.tokenize:tokenize", "Text to token ids, shown or counted."),
     "decode": ("llmcli.cli.decode:decode", "Token ids back to text, exactly."),
+    "explain": ("llmcli.cli.explain:explain", "From a text to its next token, step by step."),
     "inspect-logits": (
         "llmcli.cli.inspect_logits:inspect_logits",
         "What may come next, and how well a text was predicted.",
@@ -25,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect-positions": ("llmcli.cli.inspect_positions:inspect_positions", "How a model knows where a token stands."),
     "inspect-cache": ("llmcli.cli.inspect_cache:inspect_cache", "What the KV cache costs and saves."),
     "perplexity": ("llmcli.cli.perplexity:perplexity", "How well a model predicts a text."),
+    "inspect-attention": ("llmcli.cli.inspect_attention:inspect_attention", "Where every head looks."),
     "train": ("llmcli.cli.train:train", "Train a model on text."),
     "models": ("llmcli.cli.models:app", "The models at hand, and how to get others."),
     "config": ("llmcli.cli.config:app", "Where each setting comes from."),

@@ -1,0 +1,204 @@
+"""`llmcli inspect-logits`: what may come next, and how well a text was predicted."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llmcli.cli.io import note
+from llmcli.cli.options import (
+    DEFAULT_MODEL,
+    ColorOption,
+    DeviceOption,
+    FileOption,
+    JsonOption,
+    ModelOption,
+    SeedOption,
+    TextArgument,
+    ThreadsOption,
+)
+from llmcli.cli.sampling_options import (
+    GreedyOption,
+    MinPOption,
+    RepetitionPenaltyOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    TypicalPOption,
+)
+from llmcli.cli.view import (
+    CsvOption,
+    HtmlOption,
+    KeepNewlineOption,
+    NpzOption,
+    PngOption,
+    SvgOption,
+    ViewDtypeOption,
+    WidthOption,
+    emit,
+    load_for_view,
+    view_options,
+    view_text,
+)
+from llmcli.errors import UsageError
+from llmcli.sampling_params import merged
+
+if TYPE_CHECKING:
+    from llmcli.pipeline import Pipeline
+    from llmcli.render.export import View
+
+EXAMPLE = 'llmcli inspect-logits "Once upon a time"'
+SAMPLING = ("greedy", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "seed")
+
+LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Tokens to list.")]
+
+
+def inspect_logits(
+    context: typer.Context,
+    text: TextArgument = None,
+    file: FileOption = None,
+    model: ModelOption = DEFAULT_MODEL,
+    limit: LimitOption = 10,
+    position: Annotated[
+        int | None,
+        typer.Option(
+            "--position",
+            metavar="I",
+            show_default="the last",
+            help="The token after which to look; negative: from the end.",
+        ),
+    ] = None,
+    funnel: Annotated[
+        bool, typer.Option("--funnel", help="What each sampling filter leaves, then the draw; takes sampling options.")
+    ] = False,
+    per_token: Annotated[
+        bool, typer.Option("--per-token", help="How well each token of the text was predicted.")
+    ] = False,
+    lens: Annotated[bool, typer.Option("--lens", help="What each block's hidden state would say.")] = False,
+    ablate: Annotated[
+        str | None,
+        typer.Option(
+            "--ablate",
+            metavar="PARTS",
+            show_default=False,
+            help="What changes without these heads and layers: L3.H5,L4.ffn,L0-1.attention.",
+        ),
+    ] = None,
+    greedy: GreedyOption = False,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    typical_p: TypicalPOption = None,
+    repetition_penalty: RepetitionPenaltyOption = None,
+    seed: SeedOption = None,
+    keep_newline: KeepNewlineOption = False,
+    json: JsonOption = False,
+    csv: CsvOption = False,
+    npz: NpzOption = None,
+    png: PngOption = None,
+    svg: SvgOption = None,
+    html: HtmlOption = None,
+    width: WidthOption = None,
+    color: ColorOption = "auto",
+    dtype: ViewDtypeOption = "float32",
+    threads: ThreadsOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Show the distribution of the next token: probability, logit, rank, entropy.
+
+    --funnel shows how many candidates and how much probability each sampling filter leaves, then the draw. --per-token
+    shows every token's surprisal, and the text's perplexity and bits per byte. --lens reads the hidden state after
+    every block with the model's own final norm and lm_head. --ablate zeroes what heads (L3.H5), whole attentions
+    (L3.attention) or feed-forward networks (L4.ffn) add, and shows what changes.
+
+    \b
+    Examples:
+      $ llmcli inspect-logits "Once upon a time"
+      $ llmcli inspect-logits --funnel --top-k 40 --seed 7 "Once upon a time"
+      $ llmcli inspect-logits --per-token "Once upon a time there was a girl."
+      $ llmcli inspect-logits --lens "Once upon a time"
+      $ llmcli inspect-logits --ablate L0.H1,L1.ffn "Once upon a time"
+    """
+    options = view_options(json, csv, npz, png, svg, html, width, color)
+    typed = [name for name in SAMPLING if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+    _check_together(funnel=funnel, per_token=per_token, lens=lens, ablate=ablate, position=position, typed=typed)
+    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+    given |= {"typical_p": typical_p, "repetition_penalty": repetition_penalty}
+    if greedy:
+        given |= {"greedy": True, "temperature": temperature if "temperature" in typed else None}
+    merged({}, given)
+    words = view_text(text, file, EXAMPLE, keep_newline=keep_newline)
+    pipeline = load_for_view(model, device, threads, dtype)
+    at = -1 if position is None else position
+    if funnel:
+        view = _funnel(pipeline, words, given, limit)
+    elif per_token:
+        view = _per_token(pipeline, words, limit)
+    elif lens:
+        view = _lens(pipeline, words, at, limit)
+    elif ablate is not None:
+        view = _ablate(pipeline, words, ablate, limit)
+    else:
+        view = _distribution(pipeline, words, at, limit)
+    emit(view, options)
+
+
+def _check_together(
+    *, funnel: bool, per_token: bool, lens: bool, ablate: str | None, position: int | None, typed: list[str]
+) -> None:
+    chosen = {"--funnel": funnel, "--per-token": per_token, "--lens": lens, "--ablate": ablate is not None}
+    names = [name for name, on in chosen.items() if on]
+    if len(names) > 1:
+        raise UsageError(f"{names[0]} and {names[1]} exclude each other", "give one of the two")
+    if typed and not funnel:
+        option = "--" + typed[0].replace("_", "-")
+        raise UsageError(
+            f"{option} is given without --funnel", "add --funnel, or leave it out: this view draws nothing"
+        )
+    if position is not None and names and names != ["--lens"]:
+        raise UsageError(f"--position does not go with {names[0]}", "leave it out")
+
+
+def _document(pipeline: "Pipeline", kind: str, numbers: Any) -> dict[str, Any]:
+    from llmcli.inspect.document import document
+
+    return document(kind, numbers, model=pipeline.name, dtype=pipeline.dtype)
+
+
+def _distribution(pipeline: "Pipeline", text: str, position: int, limit: int) -> "View":
+    from llmcli.inspect.logits import distribution
+    from llmcli.render.logits import distribution_view
+
+    numbers = distribution(pipeline, text, position=position, limit=limit)
+    return distribution_view(_document(pipeline, "distribution", numbers))
+
+
+def _funnel(pipeline: "Pipeline", text: str, params: dict[str, Any], limit: int) -> "View":
+    from llmcli.inspect.logits import text_funnel
+    from llmcli.render.funnel import funnel_view
+
+    numbers = text_funnel(pipeline, text, limit=limit, **params)
+    if numbers.seed is not None:
+        note(f"seed {numbers.seed}")
+    return funnel_view(_document(pipeline, "funnel", numbers))
+
+
+def _per_token(pipeline: "Pipeline", text: str, limit: int) -> "View":
+    from llmcli.inspect.logits import text_score
+    from llmcli.render.logits import score_view
+
+    return score_view(_document(pipeline, "per-token", text_score(pipeline, text)), limit)
+
+
+def _lens(pipeline: "Pipeline", text: str, position: int, limit: int) -> "View":
+    from llmcli.inspect.lens import lens
+    from llmcli.render.lens import lens_view
+
+    return lens_view(_document(pipeline, "lens", lens(pipeline, text, position=position, limit=limit)))
+
+
+def _ablate(pipeline: "Pipeline", text: str, parts: str, limit: int) -> "View":
+    from llmcli.inspect.ablation import ablation
+    from llmcli.render.ablation import ablation_view
+
+    return ablation_view(_document(pipeline, "ablation", ablation(pipeline, text, parts, limit=limit)), limit)

@@ -1,0 +1,37 @@
+"""`llmcli inspect-model`: the modules of a model, and what they cost."""
+
+from llmcli.cli.options import DEFAULT_MODEL, ColorOption, JsonOption, ModelOption
+from llmcli.cli.view import CsvOption, HtmlOption, NpzOption, PngOption, SvgOption, WidthOption, emit, view_options
+
+
+def inspect_model(
+    model: ModelOption = DEFAULT_MODEL,
+    json: JsonOption = False,
+    csv: CsvOption = False,
+    npz: NpzOption = None,
+    png: PngOption = None,
+    svg: SvgOption = None,
+    html: HtmlOption = None,
+    width: WidthOption = None,
+    color: ColorOption = "auto",
+) -> None:
+    """Show the tree of a model's modules with their shapes, and what they cost.
+
+    Parameters and their share by part, bytes by dtype, bytes of the KV cache per token and at full context,
+    floating-point operations per token. Only config.json and the headers of the weight files are read, so it is quick
+    for a model of any size.
+
+    \b
+    Examples:
+      $ llmcli inspect-model
+      $ llmcli inspect-model -m stories --json
+      $ llmcli inspect-model --csv | head -n 5
+    """
+    options = view_options(json, csv, npz, png, svg, html, width, color)
+    from llmcli.inspect.document import document
+    from llmcli.inspect.model_tree import model_shape
+    from llmcli.render.model_tree import model_view
+    from llmcli.resolve import resolve
+
+    shape = model_shape(resolve(model))
+    emit(model_view(document("model", shape, model=model, dtype=shape.config.dtype)), options)

@@ -1,0 +1,82 @@
+"""The KV cache's bytes and its ids, beside the cache itself and a cache that is broken."""
+
+import pytest
+import torch
+from tiny_families import pair, some_ids
+
+from llmcli.errors import ContextLengthError, UsageError
+from llmcli.inspect.cache import cache_report
+from llmcli.model.cache import KVCache, LayerCache
+
+IDS = some_ids(6, seed=9)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "mistral", "qwen3", "phi3-longrope"])
+def test_both_ways_give_the_same_ids_and_prefill_equals_steps(name):
+    pipeline = pair(name).pipeline
+    report = cache_report(pipeline, IDS, max_tokens=12)
+    assert report.same_ids
+    assert report.prefill_equal
+    assert report.prefill_difference <= 1e-4 * report.scale
+    assert report.largest_difference <= 1e-4 * report.scale
+    ids = [step.token.id for step in report.steps]
+    assert ids == pipeline.generate_ids(IDS, max_tokens=12, greedy=True, ignore_eos=True)
+    assert ids == [step.uncached_id for step in report.steps]
+    with torch.no_grad():
+        logits = pair(name).reference(torch.tensor([IDS + ids[:-1]])).logits[0]
+    assert ids == logits[len(IDS) - 1 :].argmax(-1).tolist()
+    assert report.scale == pytest.approx(max(1.0, float(logits[: len(IDS)].abs().max())), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_bytes_are_predicted_and_allocated(name):
+    pipeline = pair(name).pipeline
+    config = pipeline.model.config
+    report = cache_report(pipeline, IDS, max_tokens=20)
+    cache = KVCache(config)
+    each = 2 * config.num_kv_heads * config.head_dim * 4
+    for step, length in zip(report.steps, range(6, 26), strict=True):
+        windows = [config.window(layer) or length for layer in range(config.num_layers)]
+        assert step.length == length
+        assert step.predicted == sum(min(length, window) for window in windows) * each
+        assert step.allocated >= step.predicted
+    with torch.no_grad():
+        pipeline.model(torch.tensor([IDS]), cache)
+    assert report.steps[0].allocated == cache.allocated_bytes
+    assert report.bytes_per_token == config.num_layers * each
+    windows = [config.window(layer) or 128 for layer in range(config.num_layers)]
+    assert report.full_context == sum(windows) * each
+
+
+def test_a_cache_that_forgets_is_found_out(monkeypatch):
+    append = LayerCache.append
+
+    def forgetful(self, keys, values):
+        keys, values = append(self, keys, values)
+        return (keys, values) if keys.shape[2] <= len(IDS) else (keys[:, :, 1:], values[:, :, 1:])
+
+    monkeypatch.setattr(LayerCache, "append", forgetful)
+    report = cache_report(pair("llama").pipeline, IDS, max_tokens=16)
+    assert report.largest_difference > 1e-2
+    assert not report.same_ids
+    assert not any(step.excused for step in report.steps)
+
+
+def test_a_cache_that_mixes_steps_is_found_out_by_the_prompt(monkeypatch):
+    append = LayerCache.append
+
+    def late(self, keys, values):
+        keys, values = append(self, keys, values)
+        return keys, values.roll(1, dims=2) if values.shape[2] == 3 else values
+
+    monkeypatch.setattr(LayerCache, "append", late)
+    report = cache_report(pair("llama").pipeline, IDS, max_tokens=1)
+    assert not report.prefill_equal
+
+
+def test_what_does_not_fit():
+    with pytest.raises(ContextLengthError, match="do not fit"):
+        cache_report(pair("llama").pipeline, some_ids(100), max_tokens=30)
+    assert len(cache_report(pair("llama").pipeline, some_ids(127), max_tokens=2).steps) == 2
+    with pytest.raises(UsageError):
+        cache_report(pair("llama").pipeline, IDS, max_tokens=0)
