@@ -1,0 +1,86 @@
+"""The options of `llmcli inspect-attention`, and which of them go together."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llmcli.errors import UsageError
+
+LayerOption = Annotated[
+    str | None,
+    typer.Option("--layer", metavar="L", help="Layers from 0 on: 3, -1, 0-3,5 or all.", show_default=False),
+]
+HeadOption = Annotated[
+    str | None, typer.Option("--head", metavar="H", help="Heads from 0 on: 5, -1, 0-3,5 or all.", show_default=False)
+]
+MeanOption = Annotated[
+    Literal["heads", "layers"] | None,
+    typer.Option("--mean", help="One map for all heads of a layer, or for a head in all layers.", show_default=False),
+]
+ValuesOption = Annotated[bool, typer.Option("--values", help="Print the numbers.")]
+ScoresOption = Annotated[
+    bool, typer.Option("--scores", help="Also the scaled scores of all pairs, before mask and softmax.")
+]
+StepsOption = Annotated[
+    bool, typer.Option("--steps", help="One head computed step by step; takes one --layer and one --head.")
+]
+DropSinkOption = Annotated[
+    bool, typer.Option("--drop-sink", help="Take the first token's weights out and divide the rest by its sum.")
+]
+TopHeadsOption = Annotated[
+    Literal["prev", "induction", "sink", "entropy"] | None,
+    typer.Option("--top-heads", help="Rank all heads by a pattern, or by their entropy.", show_default=False),
+]
+LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Heads that --top-heads lists.")]
+TokenOption = Annotated[
+    str | None,
+    typer.Option("--token", metavar="I", help="Where token I looks, as bars; -1 is the last.", show_default=False),
+]
+GenerateOption = Annotated[
+    int | None,
+    typer.Option(
+        "--generate", metavar="N", min=1, help="Generate N tokens with the KV cache, a row a step.", show_default=False
+    ),
+]
+VerifyOption = Annotated[
+    bool, typer.Option("--verify", help="Check the maps of --generate by one uncached pass; exit 5 above 1e-4.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", "-t", metavar="T", help="Of --generate; 0 is greedy.")
+]
+HiddenOption = Annotated[
+    Path | None, typer.Option("--hidden", metavar="FILE", help="Write the hidden states (npz).", show_default=False)
+]
+RowsOption = Annotated[
+    str | None, typer.Option("--rows", metavar="R", help="Draw these queries: 0-9,20.", show_default=False)
+]
+ColsOption = Annotated[
+    str | None, typer.Option("--cols", metavar="C", help="Draw these keys: 0-9,20.", show_default=False)
+]
+PoolOption = Annotated[int, typer.Option("--pool", metavar="K", min=1, help="Draw blocks of K x K tokens.")]
+
+# An option, and those that would change nothing beside it.
+_ALONE = {
+    "steps": ("top_heads", "token", "mean", "generate", "drop_sink", "scores", "rows", "cols", "pool"),
+    "top_heads": ("token", "layer", "head", "mean", "scores", "drop_sink", "values", "rows", "cols", "pool", "verify"),
+    "token": ("scores", "values", "rows", "pool", "verify"),
+}
+# An option, and the one without which it would change nothing.
+_NEEDS = {"verify": "generate", "temperature": "generate", "seed": "temperature", "limit": "top_heads"}
+
+
+def check_together(context: typer.Context) -> None:
+    """Raises `UsageError` where an option was typed that would be ignored."""
+    typed = {name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+    for name, others in _ALONE.items():
+        for other in others:
+            if name in typed and other in typed:
+                raise UsageError(f"{_option(other)} does not go with {_option(name)}", "leave one of the two out")
+    for name, needed in _NEEDS.items():
+        if name in typed and needed not in typed:
+            raise UsageError(f"{_option(name)} belongs to {_option(needed)}", f"give {_option(needed)} too")
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
