@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 from hub_server import COMMIT, Hub, serve
 
@@ -61,6 +62,31 @@ def test_only_the_needed_files_come_and_then_the_cache_serves(hub: Hub, shared: 
     assert hub.requests == []
     listed = llmcli(tmp_path, hub.url, "models", "--names")
     assert "org/name" in listed.stdout.splitlines()
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_terminal_sees_the_progress_and_then_the_text(hub: Hub, tmp_path: Path, quiet: bool) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "LLMCLI_"))}
+    environment |= {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1", "LLMCLI_THREADS": "1"}
+    command = [
+        "-m",
+        "llmcli",
+        "generate",
+        "-m",
+        "org/name",
+        "--greedy",
+        "-n",
+        "4",
+        *(["--quiet"] if quiet else []),
+        "Once",
+    ]
+    child = pexpect.spawn(sys.executable, command, env=environment, dimensions=(40, 100), timeout=60, encoding="utf-8")
+    shown = child.read()
+    child.close()
+    assert child.exitstatus == 0
+    assert "Once" in shown
+    assert "upon a time," in shown
+    assert ("model.safetensors: 100%" in shown) is not quiet
 
 
 @pytest.mark.parametrize(

@@ -106,9 +106,10 @@ def test_the_token_is_never_shown(monkeypatch: pytest.MonkeyPatch, capsys: Any) 
         (["probe"], "missing argument 'how'", "llmcli probe --help"),
         (["probe", "values", "more"], "unexpected extra argument", "llmcli probe --help"),
         (["probe", "values", "--seed"], "--seed", "--help"),
-        (["probe", "values", "--seed", "x"], "'--seed'", "llmcli probe --help"),
-        (["probe", "values", "--threads", "0"], "'--threads'", "llmcli probe --help"),
-        (["probe", "values", "--device", "tpu"], "'--device'", "llmcli probe --help"),
+        (["probe", "values", "--seed", "x"], "LLMCLI_SEED'): it must be a valid integer", "llmcli probe --help"),
+        (["probe", "values", "--threads", "0"], "): it must be greater than or equal to 1", "llmcli probe --help"),
+        (["probe", "values", "--device", "tpu"], "): 'tpu' is not one of 'auto', 'cpu'", "llmcli probe --help"),
+        (["probe", "-1"], "there is no option -1", "put -- before text and numbers that begin with a dash"),
         (["--debug"], "missing command", "llmcli --help"),
     ],
 )

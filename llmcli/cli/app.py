@@ -15,6 +15,7 @@ from llmcli.errors import EXIT_OK, LlmcliError, UsageError
 # name: (where its function or Typer app is, its line in `llmcli --help`)
 COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("llmcli.cli.generate:generate", "Continue a text, token by token."),
+    "replay": ("llmcli.cli.replay:replay", "Run a recorded generation again, and compare."),
     "tokenize": ("llmcli.cli.tokenize:tokenize", "Text to token ids, shown or counted."),
     "decode": ("llmcli.cli.decode:decode", "Token ids back to text, exactly."),
     "explain": ("llmcli.cli.explain:explain", "From a text to its next token, step by step."),
@@ -180,7 +181,7 @@ def usage_error(error: BaseException) -> LlmcliError | None:
         return None
     context: Any = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "llmcli COMMAND"
-    message = " ".join(error.format_message().split()).rstrip(".")
+    message = _plain(" ".join(error.format_message().split()).rstrip("."))
     remedy = f"`{path} --help` lists the options and shows examples"
     option = getattr(error, "option_name", None)
     if option is not None and context is not None and hasattr(error, "possibilities"):
@@ -188,7 +189,15 @@ def usage_error(error: BaseException) -> LlmcliError | None:
         known = [name for each in context.command.get_params(context) for name in (*each.opts, *each.secondary_opts)]
         if near := nearest(option, known):
             remedy = f"did you mean {near}? {remedy}"
+        elif not option.startswith("--"):
+            remedy = f"put -- before text and numbers that begin with a dash; {remedy}"
     return UsageError(message[:1].lower() + message[1:], remedy)
+
+
+def _plain(message: str) -> str:
+    """Typer's words for a bad value without those of the library that it asks."""
+    message = message.replace(": Input should be ", ": it must be ").replace(": Value error, ", ": ")
+    return message.partition(", unable to parse")[0]
 
 
 def nearest(word: str, known: Any) -> str | None:

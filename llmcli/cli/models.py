@@ -2,6 +2,8 @@
 
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import Annotated, Any
 
 import typer
@@ -12,11 +14,11 @@ from llmcli.resolve import BUILTIN, builtin_names, cached_folder, cached_names, 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-HOW_TO = """\
-Others: -m takes the folder of a Hugging Face model, or a hub id such as HuggingFaceTB/SmolLM2-135M, which is
-downloaded once into the cache. HF_HOME moves the cache, HF_TOKEN opens private models, HF_HUB_OFFLINE=1 forbids
-downloads.
-"""
+HOW_TO = (
+    "Others: -m takes the folder of a Hugging Face model, or a hub id such as HuggingFaceTB/SmolLM2-135M, which is "
+    "downloaded once into the cache. HF_HOME moves the cache, HF_TOKEN opens private models, HF_HUB_OFFLINE=1 forbids "
+    "downloads."
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -78,7 +80,8 @@ def _listing(found: list[dict[str, Any]]) -> str:
         f"{each['name']:<{width}}  {each['kind']:<8}  {each['bytes'] / 1e6:9.1f} MB  {each['folder']}" for each in found
     ]
     table = "".join(f"{_shown(line)}\n" for line in lines) or "No model is at hand.\n"
-    return f"{table}\n{HOW_TO}"
+    how_to = fill(HOW_TO, min(get_terminal_size().columns, 100), break_long_words=False, break_on_hyphens=False)
+    return f"{table}\n{how_to}\n"
 
 
 def _shown(line: str) -> str:

@@ -1,5 +1,6 @@
 """Options that several commands share: one name, one help text, one environment variable each."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,4 +80,15 @@ SeedOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")]
+
+
+def _no_progress_bars(quiet: bool) -> bool:
+    # In the environment: huggingface_hub, which draws the bars of a download, reads it there.
+    if quiet:
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    return quiet
+
+
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.", callback=_no_progress_bars)
+]

@@ -164,7 +164,7 @@ def _weights(entry: Stored, tensor: StoredTensor, stored_name: str, config: Mode
     if not shape or sum(rows) != shape[0]:
         raise CheckpointError(
             f"tensor {stored_name} is misshapen: {tensor.shape}, but config.json asks for {sum(rows)} rows",
-            "Use the config.json that belongs to these weights.",
+            "use the config.json that belongs to these weights",
         )
     return [
         Weight(name, (count, *shape[1:]), tensor.dtype, group_of(name), stored_name)
@@ -218,13 +218,13 @@ def _check(names: Iterable[str], config: ModelConfig, folder: str | Path) -> Non
     if layers != set(range(config.num_layers)):
         raise CheckpointError(
             f"config.json names {config.num_layers} layers, but the files of {folder} hold {len(layers)}",
-            "Use the config.json that belongs to these weights.",
+            "use the config.json that belongs to these weights",
         )
     needed = {"embedding.weight", "norm.weight"} | (set() if config.tied else {"lm_head.weight"})
     if missing := sorted(needed - set(names)):
         raise CheckpointError(
             f"no tensor holds {missing[0]}{' (the model is not tied)' if missing[0].startswith('lm_head') else ''}",
-            "Use the config.json that belongs to these weights.",
+            "use the config.json that belongs to these weights",
         )
 
 

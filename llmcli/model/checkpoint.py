@@ -38,7 +38,7 @@ def load_model(folder: str | Path, *, dtype: str = "float32", device: str = "cpu
     if config.num_layers > len(stored):
         raise CheckpointError(
             f"config.json names {config.num_layers} layers, but {folder} holds only {len(stored)} tensors",
-            "Use the config.json that belongs to these weights.",
+            "use the config.json that belongs to these weights",
         )
     files = {tensor.file: MappedFile(tensor.file) for tensor in stored.values()}
     config = _check_head(config, stored, files)
@@ -71,7 +71,7 @@ class MappedFile:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be mapped: {error}", "Check its permissions.") from None
+            raise CheckpointError(f"{path} cannot be mapped: {error}", "check its permissions") from None
         self._address = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
 
     def tensor(self, stored: StoredTensor) -> Tensor:
@@ -120,13 +120,13 @@ def _check_names(expected: Mapping[str, Stored], stored: Mapping[str, StoredTens
     missing = sorted(set(expected) - set(stored))
     if missing:
         raise CheckpointError(
-            f"tensor {missing[0]} is missing{_more(missing)}", "Use the config.json that belongs to these weights."
+            f"tensor {missing[0]} is missing{_more(missing)}", "use the config.json that belongs to these weights"
         )
     spare = sorted(names[name] for name in set(stored) - set(expected) if name != "lm_head.weight")
     if spare:
         raise CheckpointError(
             f"tensor {spare[0]!r} is unexpected: this model has no such part{_more(spare)}",
-            "Use the config.json that belongs to these weights.",
+            "use the config.json that belongs to these weights",
         )
 
 
@@ -143,12 +143,12 @@ def _check_shapes(
         if tensor.shape != shape:
             raise CheckpointError(
                 f"tensor {name} is misshapen: {tensor.shape}, but config.json asks for {shape}",
-                "Use the config.json that belongs to these weights.",
+                "use the config.json that belongs to these weights",
             )
         if tensor.dtype not in STORED_DTYPES:
             raise CheckpointError(
                 f"tensor {name} has dtype {tensor.dtype}, which is no weight's",
-                "Use weights in F32, F16, BF16 or F64; quantized checkpoints are not read.",
+                "use weights in F32, F16, BF16 or F64; quantized checkpoints are not read",
             )
 
 
@@ -156,7 +156,7 @@ def _target_dtype(name: str, stored: Mapping[str, StoredTensor]) -> torch.dtype:
     if name in DTYPES:
         return DTYPES[name]
     if name != "stored":
-        raise UsageError(f"dtype {name!r} is not known", "Use one of " + ", ".join([*DTYPES, "stored"]) + ".")
+        raise UsageError(f"dtype {name!r} is not known", "use one of " + ", ".join([*DTYPES, "stored"]))
     found = {STORED_DTYPES[tensor.dtype] for tensor in stored.values() if tensor.dtype in STORED_DTYPES}
     return found.pop() if len(found) == 1 and torch.float64 not in found else torch.float32
 
@@ -168,7 +168,7 @@ def _convert(name: str, stored: StoredTensor, file: MappedFile, dtype: torch.dty
     if not _is_finite(value):
         if value.dtype != source.dtype and _is_finite(source):
             kind = str(dtype).removeprefix("torch.")
-            raise CheckpointError(f"tensor {name} holds numbers too large for {kind}", "Load it with dtype float32.")
+            raise CheckpointError(f"tensor {name} holds numbers too large for {kind}", "load it with dtype float32")
         raise CheckpointError(f"tensor {name} holds numbers that are not finite", AGAIN)
     return value
 

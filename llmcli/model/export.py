@@ -47,7 +47,7 @@ def describe(config: ModelConfig, dtype: str) -> dict[str, Any]:
     Raises LlmcliError where the family's keys cannot say all that `config` says.
     """
     if config.family not in DESCRIBERS:
-        raise LlmcliError(f"{config.family} models cannot be saved", f"Families that can: {', '.join(DESCRIBERS)}.")
+        raise LlmcliError(f"{config.family} models cannot be saved", f"families that can: {', '.join(DESCRIBERS)}")
     ends = list(config.eos_token_ids)
     keys = DESCRIBERS[config.family](config) | {
         "vocab_size": config.vocab_size,
@@ -58,7 +58,7 @@ def describe(config: ModelConfig, dtype: str) -> dict[str, Any]:
     }
     if translate(Keys(keys)) != replace(config, dtype=dtype):
         raise LlmcliError(
-            f"this model has parts that a {config.family} config.json cannot name", "Save one without them."
+            f"this model has parts that a {config.family} config.json cannot name", "save one without them"
         )
     return keys
 
@@ -111,7 +111,7 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         temporary.chmod(0o666 & ~_umask())  # safetensors makes a file that only its owner may read
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        raise LlmcliError(f"{path} cannot be written: {error}", "Check the folder and the space left.") from None
+        raise LlmcliError(f"{path} cannot be written: {error}", "check the folder and the space left") from None
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100_000_000
 MAX_INDEX_BYTES = 64 * 2**20
-AGAIN = "Download or save the file again."
+AGAIN = "download or save the file again"
 
 # Bits of one element.
 DTYPE_BITS = {
@@ -44,7 +44,7 @@ def read_headers(folder: str | Path) -> dict[str, StoredTensor]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelNotFoundError(f"{folder} is not a folder", "Name a folder in Hugging Face layout.")
+        raise ModelNotFoundError(f"{folder} is not a folder", "name a folder in Hugging Face layout")
     if (folder / SINGLE).is_file():
         return read_header(folder / SINGLE)
     if (folder / INDEX).is_file():
@@ -53,9 +53,9 @@ def read_headers(folder: str | Path) -> dict[str, StoredTensor]:
     if others:
         raise CheckpointError(
             f"{folder} holds {others[0]}, which llmcli does not read",
-            "Only safetensors are read (never pickles, never GGUF): get the model.safetensors of this model.",
+            "only safetensors are read (never pickles, never GGUF): get the model.safetensors of this model",
         )
-    raise CheckpointError(f"{folder} holds no {SINGLE} and no {INDEX}", "Name a folder with safetensors weights.")
+    raise CheckpointError(f"{folder} holds no {SINGLE} and no {INDEX}", "name a folder with safetensors weights")
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -81,7 +81,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 
 
 def _unreadable(path: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(f"{path} cannot be read: {error.strerror}", "Check its permissions.")
+    return CheckpointError(f"{path} cannot be read: {error.strerror}", "check its permissions")
 
 
 def _json_object(path: Path, text: bytes) -> dict[str, Any]:
@@ -167,8 +167,8 @@ def _shard_path(folder: Path, shard: str) -> Path:
     if not plain or not shard.endswith(".safetensors"):
         raise CheckpointError(f"{folder / INDEX} names the file {shard!r}, which is not one of this folder", AGAIN)
     if not path.is_file():
-        raise CheckpointError(f"{folder / INDEX} names {shard!r}, which is missing", "Download the missing file.")
+        raise CheckpointError(f"{folder / INDEX} names {shard!r}, which is missing", "download the missing file")
     real, home = path.resolve(), folder.resolve()
     if not any(real.is_relative_to(root) for root in (home, home.parent.parent / "blobs")):
-        raise CheckpointError(f"{path} is a link that leaves the folder", "Put the file itself into the folder.")
+        raise CheckpointError(f"{path} is a link that leaves the folder", "put the file itself into the folder")
     return path

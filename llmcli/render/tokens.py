@@ -15,7 +15,7 @@ from rich.text import Text
 from llmcli.render.safe import visible
 
 _STYLES = ("black on cyan", "black on yellow", "black on green", "white on magenta", "white on blue")
-NARROW = 60  # cells
+NARROW, TINY = 60, 32  # cells
 _SIGNS = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\ufe0e": "⟨U+FE0E⟩", "\ufe0f": "⟨U+FE0F⟩"})
 _LONE_BYTES = re.compile("[\udc80-\udcff]+")
 
@@ -51,22 +51,27 @@ def _mark_base(text: str) -> str:
 def token_table(rows: Iterable[Row], width: int = NARROW) -> Table:
     """One line a token: its place, id, label, bytes in hexadecimal, the bytes of the text that it covers, and notes.
 
-    In less than `NARROW` cells the hexadecimal column is left out, and notes are one word.
+    In less than `NARROW` cells the hexadecimal column is left out, and notes are one word. In less than `TINY` only
+    place, id and label are left, and a special token is noted behind its label.
     """
-    wide = width >= NARROW
+    wide, tiny = width >= NARROW, width < TINY
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("id", justify="right", no_wrap=True)
     table.add_column("token", overflow="fold")
     if wide:
         table.add_column("bytes", overflow="fold")
-    table.add_column("at", justify="right", no_wrap=True)
-    table.add_column("", overflow="fold")
+    if not tiny:
+        table.add_column("at", justify="right", no_wrap=True)
+        table.add_column("", overflow="fold")
     for place, row in enumerate(rows):
         covered = f"{row.start}-{row.end}" if row.end > row.start else "-"
         hexadecimal = [Text(row.raw.hex(" "), "dim")] if wide else []
-        shown = Text(label(row.raw), _STYLES[place % len(_STYLES)])
-        table.add_row(str(place), str(row.id), shown, *hexadecimal, covered, Text(_note(row, wide), "italic"))
+        shown, note = Text(label(row.raw), _STYLES[place % len(_STYLES)]), Text(_note(row, wide), "italic")
+        if tiny:
+            table.add_row(str(place), str(row.id), Text.assemble(shown, " ", note) if row.special else shown)
+        else:
+            table.add_row(str(place), str(row.id), shown, *hexadecimal, covered, note)
     return table
 
 

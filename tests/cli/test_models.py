@@ -41,6 +41,15 @@ def test_the_list_names_both_kinds_and_how_to_get_others(tmp_path: Path, capsys:
     assert err == ""
 
 
+@pytest.mark.parametrize("columns", [30, 80])
+def test_the_advice_fits_the_terminal(columns: int, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run(["models"]) == 0
+    advice = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    assert len(advice) > 2
+    assert all(len(line) <= columns for line in advice)
+
+
 def test_json_and_names(tmp_path: Path, capsys: Any) -> None:
     assert run(["models", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -72,11 +72,15 @@ def test_the_table_aligns_wide_characters_and_names_what_colour_shows() -> None:
         assert any(cell_len(line[:i]) == at and line[i:].startswith(number) for i in range(len(line)))
 
 
-@pytest.mark.parametrize("width", [16, 30])
+@pytest.mark.parametrize("width", [16, 20, 30, 32, 40, 59])
 def test_a_narrow_terminal_loses_no_token(width: int) -> None:
     text = drawn(token_table(ROWS, width), color=False, width=width)
-    assert all(cell_len(line) <= width for line in text.splitlines())
-    assert len([line for line in text.splitlines() if line.split()[:1] and line.split()[0].isdecimal()]) == len(ROWS)
+    lines = text.splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    assert len([line for line in lines if line.split()[:1] and line.split()[0].isdecimal()]) == len(ROWS)
+    begun = [line.split()[2] for line in lines[1:] if line[:2].strip()]
+    assert all(label(row.raw).startswith(part) for row, part in zip(ROWS, begun, strict=True))  # folded, never gone
+    assert "special" in "".join(text.split())
 
 
 def test_colour_only_where_asked() -> None:

@@ -37,7 +37,7 @@ def read_config(folder: str | Path) -> ModelConfig:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ModelNotFoundError(f"{folder} is not a folder", "Name a folder in Hugging Face layout.")
+        raise ModelNotFoundError(f"{folder} is not a folder", "name a folder in Hugging Face layout")
     return translate(Keys.from_file(folder / "config.json"))
 
 
@@ -47,7 +47,7 @@ def translate(keys: Keys) -> ModelConfig:
     if family not in FAMILIES:
         raise ConfigError(
             f"config.json: model_type {family!r} is not a family that llmcli runs",
-            "Families: " + ", ".join(sorted(FAMILIES)) + ".",
+            "known families: " + ", ".join(sorted(FAMILIES)),
         )
     config: ModelConfig = _module(family).translate(keys)
     keys.check_unread(family)

@@ -63,20 +63,20 @@ class Keys:
         """Reads a JSON object. Raises ModelNotFoundError where there is no file, ConfigError where it is no object."""
         try:
             if path.stat().st_size > MAX_CONFIG_BYTES:
-                raise ConfigError(f"{path} is larger than any model's config.json", "Check what the file is.")
+                raise ConfigError(f"{path} is larger than any model's config.json", "check what the file is")
             raw = json.loads(path.read_bytes().decode("utf-8-sig"))
         except FileNotFoundError:
             raise ModelNotFoundError(
-                f"{path.parent} holds no config.json", "Name a folder in Hugging Face layout, or a built-in model."
+                f"{path.parent} holds no config.json", "name a folder in Hugging Face layout, or a built-in model"
             ) from None
         except OSError as error:
             raise ConfigError(
-                f"{path} cannot be read: {error.strerror}", "Check the path and its permissions."
+                f"{path} cannot be read: {error.strerror}", "check the path and its permissions"
             ) from None
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path} is not JSON: {error}", "Download the file again.") from None
+            raise ConfigError(f"{path} is not JSON: {error}", "download the file again") from None
         if not isinstance(raw, dict):
-            raise ConfigError(f"{path} is not a JSON object", "Download the file again.")
+            raise ConfigError(f"{path} is not a JSON object", "download the file again")
         return cls(raw)
 
     def get(self, name: str) -> Any:
@@ -170,12 +170,12 @@ class Keys:
     def wrong(self, name: str, expected: str) -> ConfigError:
         return ConfigError(
             f"config.json: {self._shown(name)} is {_short(self.raw.get(name))}, but must be {expected}",
-            "Correct config.json, or download it again.",
+            "correct config.json, or download it again",
         )
 
     def refuse(self, name: str, why: str) -> ConfigError:
         return ConfigError(
-            f"config.json: {self._shown(name)} = {_short(self.raw.get(name))}: {why}", "Use a model without it."
+            f"config.json: {self._shown(name)} = {_short(self.raw.get(name))}: {why}", "use a model without it"
         )
 
     def _shown(self, name: str) -> str:
