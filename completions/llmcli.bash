@@ -2,7 +2,7 @@
 
 _llmcli_models() {
     local cache=${HF_HUB_CACHE:-${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}/hub} each
-    printf '%s\n' ''
+    printf '%s\n' stories
     for each in "$cache"/models--*--*/snapshots/*/config.json; do
         [ -e "$each" ] || continue
         each=${each#"$cache"/models--}
@@ -47,7 +47,7 @@ _llmcli() {
         word=${COMP_WORDS[i]}
         [[ $word == -- ]] && break
         case "$path $word" in
-            ' generate'|' tokenize'|' decode'|' inspect-logits'|' inspect-model'|' inspect-positions'|' inspect-cache'|' train'|' models'|' models path'|' config'|' config show'|' completions') path="$path $word" ;;
+            ' generate'|' replay'|' tokenize'|' decode'|' explain'|' inspect-logits'|' inspect-model'|' inspect-positions'|' inspect-cache'|' perplexity'|' inspect-attention'|' train'|' models'|' models path'|' config'|' config show'|' completions') path="$path $word" ;;
         esac
     done
 
@@ -55,29 +55,59 @@ _llmcli() {
     case $path in
         '')
             options='--version --debug -h --help'
-            commands='generate tokenize decode inspect-logits inspect-model inspect-positions inspect-cache train models config completions'
+            commands='generate replay tokenize decode explain inspect-logits inspect-model inspect-positions inspect-cache perplexity inspect-attention train models config completions'
             ;;
         ' generate')
-            options='--file -f --model -m --max-tokens -n --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --repetition-penalty --seed --stop --ignore-eos --chat --system --parse-special --truncate --context --echo --no-echo --stream --no-stream --show-tokens --json --stats --quiet -q --keep-newline --threads --device --color --debug -h --help'
+            options='--file -f --model -m --max-tokens -n --min-tokens --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --stop --ignore-eos --chat --system --parse-special --truncate --context --echo --no-echo --stream --no-stream --show-tokens --json --jsonl --events --logprobs --trace --record --stats --quiet -q --keep-newline --threads --device --color --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
                 --model|-m) _llmcli_value model; return ;;
                 --max-tokens|-n) _llmcli_value text; return ;;
+                --min-tokens) _llmcli_value text; return ;;
                 --temperature|-t) _llmcli_value text; return ;;
                 --top-k|-k) _llmcli_value text; return ;;
                 --top-p|-p) _llmcli_value text; return ;;
                 --min-p) _llmcli_value text; return ;;
                 --typical-p) _llmcli_value text; return ;;
+                --top-n-sigma) _llmcli_value text; return ;;
+                --xtc-probability) _llmcli_value text; return ;;
+                --xtc-threshold) _llmcli_value text; return ;;
+                --mirostat) _llmcli_value text; return ;;
+                --mirostat-tau) _llmcli_value text; return ;;
+                --mirostat-eta) _llmcli_value text; return ;;
                 --repetition-penalty) _llmcli_value text; return ;;
+                --presence-penalty) _llmcli_value text; return ;;
+                --frequency-penalty) _llmcli_value text; return ;;
+                --penalty-window) _llmcli_value text; return ;;
+                --dry-multiplier) _llmcli_value text; return ;;
+                --dry-base) _llmcli_value text; return ;;
+                --dry-allowed-length) _llmcli_value text; return ;;
+                --dry-penalty-last-n) _llmcli_value text; return ;;
+                --dry-sequence-breaker) _llmcli_value text; return ;;
+                --no-repeat-ngram) _llmcli_value text; return ;;
+                --logit-bias) _llmcli_value text; return ;;
+                --ban) _llmcli_value text; return ;;
+                --samplers) _llmcli_value text; return ;;
                 --seed) _llmcli_value text; return ;;
                 --stop) _llmcli_value text; return ;;
                 --system) _llmcli_value text; return ;;
                 --truncate) _llmcli_value choice left right; return ;;
                 --context) _llmcli_value text; return ;;
+                --logprobs) _llmcli_value text; return ;;
+                --record) _llmcli_value file; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
+            esac
+            ;;
+        ' replay')
+            options='--model -m --device --threads --json --quiet -q --debug -h --help'
+            argument='file'
+            case $previous in
+                --model|-m) _llmcli_value model; return ;;
+                --device) _llmcli_value choice auto cpu cuda mps; return ;;
+                --threads) _llmcli_value text; return ;;
             esac
             ;;
         ' tokenize')
@@ -99,8 +129,37 @@ _llmcli() {
                 --model|-m) _llmcli_value model; return ;;
             esac
             ;;
+        ' explain')
+            options='--file -f --model -m --layer --only --step --rows --cols --limit --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --repetition-penalty --seed --keep-newline --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            argument='text'
+            case $previous in
+                --file|-f) _llmcli_value file; return ;;
+                --model|-m) _llmcli_value model; return ;;
+                --layer) _llmcli_value text; return ;;
+                --only) _llmcli_value choice encoding embedding block norm attention residual ffn blocks lm_head softmax sampling decoding; return ;;
+                --rows) _llmcli_value text; return ;;
+                --cols) _llmcli_value text; return ;;
+                --limit) _llmcli_value text; return ;;
+                --temperature|-t) _llmcli_value text; return ;;
+                --top-k|-k) _llmcli_value text; return ;;
+                --top-p|-p) _llmcli_value text; return ;;
+                --min-p) _llmcli_value text; return ;;
+                --typical-p) _llmcli_value text; return ;;
+                --repetition-penalty) _llmcli_value text; return ;;
+                --seed) _llmcli_value text; return ;;
+                --npz) _llmcli_value file; return ;;
+                --png) _llmcli_value file; return ;;
+                --svg) _llmcli_value file; return ;;
+                --html) _llmcli_value file; return ;;
+                --width) _llmcli_value text; return ;;
+                --color) _llmcli_value choice auto always never; return ;;
+                --dtype) _llmcli_value choice float32 bfloat16 float16 stored; return ;;
+                --threads) _llmcli_value text; return ;;
+                --device) _llmcli_value choice auto cpu cuda mps; return ;;
+            esac
+            ;;
         ' inspect-logits')
-            options='--file -f --model -m --limit --position --funnel --per-token --lens --ablate --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --repetition-penalty --seed --keep-newline --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            options='--file -f --model -m --limit --position --funnel --per-token --lens --ablate --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --keep-newline --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
@@ -113,7 +172,25 @@ _llmcli() {
                 --top-p|-p) _llmcli_value text; return ;;
                 --min-p) _llmcli_value text; return ;;
                 --typical-p) _llmcli_value text; return ;;
+                --top-n-sigma) _llmcli_value text; return ;;
+                --xtc-probability) _llmcli_value text; return ;;
+                --xtc-threshold) _llmcli_value text; return ;;
+                --mirostat) _llmcli_value text; return ;;
+                --mirostat-tau) _llmcli_value text; return ;;
+                --mirostat-eta) _llmcli_value text; return ;;
                 --repetition-penalty) _llmcli_value text; return ;;
+                --presence-penalty) _llmcli_value text; return ;;
+                --frequency-penalty) _llmcli_value text; return ;;
+                --penalty-window) _llmcli_value text; return ;;
+                --dry-multiplier) _llmcli_value text; return ;;
+                --dry-base) _llmcli_value text; return ;;
+                --dry-allowed-length) _llmcli_value text; return ;;
+                --dry-penalty-last-n) _llmcli_value text; return ;;
+                --dry-sequence-breaker) _llmcli_value text; return ;;
+                --no-repeat-ngram) _llmcli_value text; return ;;
+                --logit-bias) _llmcli_value text; return ;;
+                --ban) _llmcli_value text; return ;;
+                --samplers) _llmcli_value text; return ;;
                 --seed) _llmcli_value text; return ;;
                 --npz) _llmcli_value file; return ;;
                 --png) _llmcli_value file; return ;;
@@ -173,6 +250,49 @@ _llmcli() {
                 --file|-f) _llmcli_value file; return ;;
                 --model|-m) _llmcli_value model; return ;;
                 --max-tokens|-n) _llmcli_value text; return ;;
+                --npz) _llmcli_value file; return ;;
+                --png) _llmcli_value file; return ;;
+                --svg) _llmcli_value file; return ;;
+                --html) _llmcli_value file; return ;;
+                --width) _llmcli_value text; return ;;
+                --color) _llmcli_value choice auto always never; return ;;
+                --dtype) _llmcli_value choice float32 bfloat16 float16 stored; return ;;
+                --threads) _llmcli_value text; return ;;
+                --device) _llmcli_value choice auto cpu cuda mps; return ;;
+            esac
+            ;;
+        ' perplexity')
+            options='--model -m --stride --context --limit-bytes --dtype --json --threads --device --quiet -q --debug -h --help'
+            argument='file'
+            case $previous in
+                --model|-m) _llmcli_value model; return ;;
+                --stride) _llmcli_value text; return ;;
+                --context) _llmcli_value text; return ;;
+                --limit-bytes) _llmcli_value text; return ;;
+                --dtype) _llmcli_value choice float32 bfloat16 float16; return ;;
+                --threads) _llmcli_value text; return ;;
+                --device) _llmcli_value choice auto cpu cuda mps; return ;;
+            esac
+            ;;
+        ' inspect-attention')
+            options='--file -f --model -m --layer --head --mean --values --scores --steps --drop-sink --top-heads --limit --token --generate --verify --temperature -t --seed --rows --cols --pool --hidden --keep-newline --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            argument='text'
+            case $previous in
+                --file|-f) _llmcli_value file; return ;;
+                --model|-m) _llmcli_value model; return ;;
+                --layer) _llmcli_value text; return ;;
+                --head) _llmcli_value text; return ;;
+                --mean) _llmcli_value choice heads layers; return ;;
+                --top-heads) _llmcli_value choice prev induction sink entropy; return ;;
+                --limit) _llmcli_value text; return ;;
+                --token) _llmcli_value text; return ;;
+                --generate) _llmcli_value text; return ;;
+                --temperature|-t) _llmcli_value text; return ;;
+                --seed) _llmcli_value text; return ;;
+                --rows) _llmcli_value text; return ;;
+                --cols) _llmcli_value text; return ;;
+                --pool) _llmcli_value text; return ;;
+                --hidden) _llmcli_value file; return ;;
                 --npz) _llmcli_value file; return ;;
                 --png) _llmcli_value file; return ;;
                 --svg) _llmcli_value file; return ;;

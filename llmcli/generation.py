@@ -5,7 +5,7 @@ computed (alone, in a batch, several drafted positions at once) is the affair of
 plain way. Every token is drawn with the random number of its own position, so all ways give the same ids.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Sequence as PythonSequence
 from dataclasses import dataclass
 
@@ -17,8 +17,12 @@ from llmcli.model.cache import KVCache
 from llmcli.model.tap import Tap
 from llmcli.model.transformer import CausalLM
 from llmcli.results import FinishReason
-from llmcli.sampling import Choice, Sampler, Uniforms
+from llmcli.sampling import CHANCES, NO_RULES, Choice, Place, Sampler, TokenRules, Uniforms
 from llmcli.sampling_params import SamplingParams
+
+# Sees what a token is about to be drawn from: the sampler, the logits (vocab), the place, the random number (None for
+# greedy).
+Watch = Callable[[Sampler, Tensor, Place, float | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,8 @@ class Sequence:
     """A text in the making: the ids so far, their random numbers, and when it ends.
 
     `context` is how many tokens, prompt included, may stand in it. Ends are looked for in this order: an id of
-    `eos_ids`, `max_tokens`, the context. `seed` is needed unless the parameters are greedy.
+    `eos_ids`, `max_tokens`, the context. `seed` is needed unless the parameters are greedy. `rules` are what the
+    parameters say in texts, as ids. `watch` is called before every draw.
     """
 
     def __init__(
@@ -44,14 +49,18 @@ class Sequence:
         seed: int | None,
         eos_ids: Collection[int],
         context: int,
+        rules: TokenRules = NO_RULES,
+        watch: Watch | None = None,
     ) -> None:
         self.ids = list(prompt_ids)
         self.prompt_length = len(self.ids)
         self._params = params
-        self._sampler = Sampler(params)
+        self._sampler = Sampler(params, rules)
         if seed is None and not params.greedy:
             raise ValueError("a sequence that is drawn at random needs a seed")
         self._uniforms = None if seed is None else Uniforms(seed)
+        self._chances = Uniforms(seed, CHANCES) if seed is not None and params.xtc_probability else None
+        self._watch = watch
         self._eos_ids = frozenset() if params.ignore_eos else frozenset(eos_ids)
         self._context = context
         self.finish_reason = self._full()
@@ -59,8 +68,11 @@ class Sequence:
     def advance(self, logits: Tensor) -> Drawn:
         """Draws the token that follows the ids so far and takes it in. logits (vocab)."""
         position = len(self.ids) - self.prompt_length
-        uniform = 0.0 if self._uniforms is None else self._uniforms[position]
-        choice = self._sampler.choose(logits, self.ids, uniform)
+        uniform = None if self._uniforms is None or self._params.greedy else self._uniforms[position]
+        chance = 0.0 if self._chances is None else self._chances[position]
+        if self._watch is not None:
+            self._watch(self._sampler, logits, Place(self.ids, position, chance, self._sampler.mu), uniform)
+        choice = self._sampler.choose(logits, self.ids, uniform or 0.0, new=position, chance=chance)
         self.ids.append(choice.id)
         self.finish_reason = "eos" if choice.id in self._eos_ids else self._full()
         return Drawn(choice, self.finish_reason)

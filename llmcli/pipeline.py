@@ -1,8 +1,7 @@
 """The three stages joined, the only place that sees both text and tensors: encode, generate, decode."""
 
-import secrets
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,18 +11,21 @@ from numpy.typing import NDArray
 
 from llmcli.chat import Message, chat_ids
 from llmcli.device import choose_device, set_threads
-from llmcli.errors import ContextLengthError, LlmcliError, TokenizerError, UsageError
-from llmcli.generation import Sequence as IdSequence
-from llmcli.generation import check_ids, generate
+from llmcli.errors import ContextLengthError, TokenizerError, UsageError
+from llmcli.generation import check_ids
+from llmcli.generation_config import read_generation_config
 from llmcli.inspect.api import Views
 from llmcli.model.checkpoint import load_model
 from llmcli.model.transformer import CausalLM
 from llmcli.resolve import TOKENIZER_FILES, resolve
-from llmcli.results import FinishReason, Generation, Step, Timings
-from llmcli.sampling_params import SamplingParams, merged, read_generation_config
-from llmcli.stops import StopFilter
+from llmcli.results import Generation
+from llmcli.run import Run, fresh_seed
+from llmcli.sampling import TokenRules
+from llmcli.sampling_params import SamplingParams, merged
+from llmcli.token_rules import token_rules
 from llmcli.tokenizer import Tokenizer
-from llmcli.tokenizer_stream import StreamDecoder
+
+__all__ = ["Pipeline", "Prompt", "Run", "Truncate", "fresh_seed"]
 
 Truncate = Literal["left", "right"]
 Prompt = str | Sequence[int]
@@ -90,6 +92,15 @@ class Pipeline(Views):
         """The text of ids."""
         return self.tokenizer.decode(ids, skip_special=skip_special)
 
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """The bytes that an id stands for; None without a tokenizer, and for an id that it has no token for."""
+        if self._tokenizer is None or token_id >= self._tokenizer.vocab_size:
+            return None
+        try:
+            return self._tokenizer.token_bytes(token_id)
+        except UsageError:
+            return None
+
     def prompt_ids(self, prompt: Prompt, *, parse_special: bool = False) -> list[int]:
         """The ids that generation starts from: the text's, with what the tokenizer adds; for an empty text at least the
         beginning-of-text id. Ids are taken as they are. Raises `UsageError` where there is nothing to start from."""
@@ -147,23 +158,37 @@ class Pipeline(Views):
 
     # --- running ---
 
-    def stream(self, prompt: Prompt = "", *, truncate: Truncate | None = None, **params: Any) -> "Run":
+    def stream(
+        self, prompt: Prompt = "", *, truncate: Truncate | None = None, trace: bool = False, **params: Any
+    ) -> Run:
         """Generates step by step: an iterator of `Step` that also knows `seed`, `prompt_ids` and the `result()`.
 
         prompt: a text, or token ids. `params` are the fields of `SamplingParams`, and `greedy=True` for
         `temperature=0`; what is not given is as the model's generation_config.json says, else the default.
-        `truncate` cuts a prompt that is too long, see `fit`. Raises `UsageError`, `ContextLengthError`.
+        `truncate` cuts a prompt that is too long, see `fit`. With `trace` each step tells what every filter left.
+        Raises `UsageError`, `ContextLengthError`.
         """
         text = prompt if isinstance(prompt, str) else None
-        return self.run(self.prompt_ids(prompt), prompt=text, truncate=truncate, **params)
+        return self.run(self.prompt_ids(prompt), prompt=text, truncate=truncate, trace=trace, **params)
 
     def run(
-        self, ids: Sequence[int], *, prompt: str | None = None, truncate: Truncate | None = None, **params: Any
-    ) -> "Run":
+        self,
+        ids: Sequence[int],
+        *,
+        prompt: str | None = None,
+        truncate: Truncate | None = None,
+        trace: bool = False,
+        **params: Any,
+    ) -> Run:
         """`stream` from the ids of a prompt; `prompt` is the text that they stand for, which the result then tells."""
         chosen = merged(self.defaults, params)
         check_ids(ids, self.model.config.vocab_size)
-        return Run(self, self.fit(list(ids), chosen.max_tokens, truncate), chosen, prompt)
+        fitting = self.fit(list(ids), chosen.max_tokens, truncate)
+        return Run(self, fitting, chosen, prompt, rules=self.rules(chosen), trace=trace)
+
+    def rules(self, params: SamplingParams) -> TokenRules:
+        """What the parameters say in texts, as ids of this model. Raises `UsageError` for a text that is no token."""
+        return token_rules(params, self._tokenizer, self.model.config.vocab_size, self.eos_ids)
 
     def generate(self, prompt: Prompt = "", *, truncate: Truncate | None = None, **params: Any) -> Generation:
         """Generates to the end. Arguments and errors as for `stream`."""
@@ -189,97 +214,3 @@ class Pipeline(Views):
         logits = self.model(torch.tensor([ids], dtype=torch.int64, device=device))[0]
         array: NDArray[np.float32] = logits.cpu().numpy()
         return array
-
-
-class Run(Iterator[Step]):
-    """One generation under way: an iterator of its steps."""
-
-    def __init__(self, pipeline: Pipeline, prompt_ids: list[int], params: SamplingParams, prompt: str | None) -> None:
-        self.prompt = prompt
-        self.prompt_ids = prompt_ids
-        self.params = params
-        self.seed = None if params.greedy else fresh_seed() if params.seed is None else params.seed
-        self.scored = True
-        """Whether steps tell `prob` and `logprob`; they are NaN otherwise, which saves some time."""
-        self._sequence = IdSequence(
-            prompt_ids, params, seed=self.seed, eos_ids=pipeline.eos_ids, context=pipeline.context_length
-        )
-        self.finish_reason: FinishReason | None = self._sequence.finish_reason
-        self._stops = StopFilter(params.stop)
-        self._decoder: StreamDecoder | None = None
-        if params.stop or pipeline.has_tokenizer:
-            self._decoder = pipeline.tokenizer.stream(prompt_ids, skip_special=True)
-        self._ids: list[int] = []
-        self._text: list[str] = []
-        self._load = pipeline.load_seconds
-        self._start = self._first = self._last = time.perf_counter()
-        self._steps = self._run(pipeline.model)
-
-    def __next__(self) -> Step:
-        return next(self._steps)
-
-    def _run(self, model: CausalLM) -> Generator[Step, None, None]:
-        self._start = time.perf_counter()
-        for index, drawn in enumerate(generate(model, self._sequence)):
-            self._last = time.perf_counter()
-            self._first = self._last if index == 0 else self._first
-            choice = drawn.choice
-            text = "" if drawn.finish_reason == "eos" else self._push(choice.id)
-            reason: FinishReason | None = "stop" if self._stops.stopped else drawn.finish_reason
-            if reason is not None:
-                text += self._finish()
-                reason = "stop" if self._stops.stopped else reason
-            self._ids.append(choice.id)
-            self._text.append(text)
-            self.finish_reason = reason
-            prob, logprob = (choice.prob, choice.logprob) if self.scored else (np.nan, np.nan)
-            yield Step(index, choice.id, text, prob, logprob, reason)
-            if reason is not None:
-                return
-
-    @property
-    def holding(self) -> bool:
-        """Whether text is held back that may become a stop string."""
-        return self.finish_reason is None and self._stops.holding
-
-    def _push(self, id: int) -> str:
-        return "" if self._decoder is None else self._stops.push(self._decoder.push(id))
-
-    def _finish(self) -> str:
-        rest = "" if self._decoder is None else self._decoder.finish()
-        return self._stops.push(rest) + self._stops.finish()
-
-    def interrupt(self) -> str:
-        """Ends the run here; the text that was still held back."""
-        if self.finish_reason is not None:
-            return ""
-        self._steps.close()
-        self.finish_reason = "interrupt"
-        self._text.append(self._finish())
-        return self._text[-1]
-
-    def result(self) -> Generation:
-        """The whole of it. Raises `LlmcliError` while it is not finished."""
-        if self.finish_reason is None:
-            raise LlmcliError("the generation is not finished", "read all its steps, or call interrupt()")
-        return Generation(
-            self.prompt,
-            self.prompt_ids,
-            "".join(self._text),
-            self._ids,
-            self.finish_reason,
-            self.seed,
-            self._timings(),
-        )
-
-    def _timings(self) -> Timings:
-        count = len(self._ids)
-        first = self._first - self._start if count else None
-        decoding = self._last - self._first
-        rate = (count - 1) / decoding if count > 1 and decoding > 0 else None
-        return Timings(self._load, first, self._last - self._start if count else 0.0, rate)
-
-
-def fresh_seed() -> int:
-    """A seed that nobody chose, short enough to be typed again."""
-    return secrets.randbelow(2**32)

@@ -1,9 +1,32 @@
 """What generation gives: steps as they come, and the whole at the end. Plain values, no tensors."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from llmcli.inspect.funnel import Funnel
 
 FinishReason = Literal["eos", "stop", "length", "context", "interrupt"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and natural logarithms of its probability: in the model's own distribution, and in the one after all
+    filters, None where it is 0. `bytes`: what the token stands for; None without a tokenizer."""
+
+    id: int
+    bytes: list[int] | None
+    logprob: float | None
+    filtered_logprob: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs(TokenLogprob):
+    """The same of a token that was chosen, with the most probable ones beside it: `top` of the model's own
+    distribution, `top_filtered` of the one after all filters (fewer where fewer were left)."""
+
+    top: list[TokenLogprob]
+    top_filtered: list[TokenLogprob]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +39,8 @@ class Step:
                    model's own
     logprob        natural logarithm of its probability in the model's own distribution, before any filter
     finish_reason  None but for the last step: eos, stop, length or context
+    logprobs       None unless they were asked for
+    trace          what each filter left, and the draw; None unless asked for
     """
 
     index: int
@@ -24,6 +49,8 @@ class Step:
     prob: float
     logprob: float
     finish_reason: FinishReason | None
+    logprobs: TokenLogprobs | None = None
+    trace: "Funnel | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +73,8 @@ class Generation:
     finish_reason  eos: the model ended the text; stop: a stop string came; length: max_tokens; context: the context is
                    full; interrupt: it was cut off
     seed           of the random numbers; None for greedy, which uses none
+    logprobs       those of each step; None unless they were asked for
+    trace          that of each step; None unless asked for
     """
 
     prompt: str | None
@@ -55,6 +84,8 @@ class Generation:
     finish_reason: FinishReason
     seed: int | None
     timings: Timings
+    logprobs: list[TokenLogprobs] | None = None
+    trace: "list[Funnel] | None" = None
 
     def __str__(self) -> str:
         return self.text

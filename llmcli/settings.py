@@ -43,6 +43,12 @@ SETTINGS = {
         Setting("temperature", (int, float), _OF_THE_MODEL + "0.8"),
         Setting("top_k", (int,), _OF_THE_MODEL + "off"),
         Setting("top_p", (int, float), _OF_THE_MODEL + "0.95"),
+        Setting("min_p", (int, float), _OF_THE_MODEL + "off"),
+        Setting("typical_p", (int, float), _OF_THE_MODEL + "off"),
+        Setting("top_n_sigma", (int, float), "off"),
+        Setting("repetition_penalty", (int, float), _OF_THE_MODEL + "off"),
+        Setting("presence_penalty", (int, float), "off"),
+        Setting("frequency_penalty", (int, float), "off"),
         Setting("seed", (int,), "a new one each time"),
     )
 }

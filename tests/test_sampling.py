@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmcli import sampling
 from llmcli.errors import LlmcliError
-from llmcli.sampling import Sampler, Uniforms, draw, filters
+from llmcli.sampling import Place, Sampler, Uniforms, draw, filters
 from llmcli.sampling_params import SamplingParams
 
 # A grid of values, so that ties are common and no sum lies within rounding of a threshold by accident.
@@ -142,16 +142,16 @@ def test_filters_leave_their_input_alone():
     values = torch.randn(100, generator=torch.Generator().manual_seed(0))
     before = values.clone()
     params = SamplingParams(0.7, top_k=30, top_p=0.9, min_p=0.05, typical_p=0.9, repetition_penalty=1.2)
-    for _, each in filters(params):
-        each(values, [1, 2, 3])
+    for each in filters(params):
+        each(values, Place([1, 2, 3]))
     assert torch.equal(values, before)
 
 
 def test_the_documented_order():
     params = SamplingParams(0.7, top_k=30, top_p=0.9, min_p=0.05, typical_p=0.9, repetition_penalty=1.2)
-    names = [name for name, _ in filters(params)]
+    names = [each.name for each in filters(params)]
     assert names == ["repetition-penalty", "temperature", "top-k", "typical", "top-p", "min-p"]
-    assert [name for name, _ in filters(SamplingParams(0, repetition_penalty=1.2))] == ["repetition-penalty"]
+    assert [each.name for each in filters(SamplingParams(0, repetition_penalty=1.2))] == ["repetition-penalty"]
     assert filters(SamplingParams(1.0, top_p=1.0)) == []
 
 
@@ -199,8 +199,8 @@ def test_alone_and_together_against_a_naive_sampler(values, temperature, k, mass
 def test_drawn_frequencies_by_chi_squared(params, vocabulary):
     values = torch.randn(vocabulary, generator=torch.Generator().manual_seed(3)) * 2
     filtered = values
-    for _, each in filters(params):
-        filtered = each(filtered, [])
+    for each in filters(params):
+        filtered = each(filtered, Place([]))
     expected = filtered.double().softmax(0).tolist()
     sampler, uniforms, n = Sampler(params), Uniforms(11), 4000
     counts = Counter(sampler.choose(values, [], uniforms[i]).id for i in range(n))

@@ -1,11 +1,10 @@
-import json
 import subprocess
 import sys
 
 import pytest
 
-from llmcli.errors import ConfigError, UsageError
-from llmcli.sampling_params import SamplingParams, merged, read_generation_config
+from llmcli.errors import UsageError
+from llmcli.sampling_params import SamplingParams, merged
 
 
 @pytest.mark.parametrize(
@@ -62,34 +61,97 @@ def test_unknown_names_are_refused():
         merged({}, {"topk": 3})
 
 
-def write(folder, value):
-    (folder / "generation_config.json").write_text(value if isinstance(value, str) else json.dumps(value))
-    return read_generation_config(folder)
+@pytest.mark.parametrize(
+    ("field", "value", "flag"),
+    [
+        ("top_n_sigma", -1, "--top-n-sigma"),
+        ("xtc_probability", 1.5, "--xtc-probability"),
+        ("xtc_threshold", -0.1, "--xtc-threshold"),
+        ("presence_penalty", float("inf"), "--presence-penalty"),
+        ("frequency_penalty", float("nan"), "--frequency-penalty"),
+        ("repetition_penalty", 1e39, "--repetition-penalty"),
+        ("penalty_window", -2, "--penalty-window"),
+        ("dry_multiplier", -1, "--dry-multiplier"),
+        ("dry_base", 0.5, "--dry-base"),
+        ("dry_allowed_length", 0, "--dry-allowed-length"),
+        ("dry_penalty_last_n", -2, "--dry-penalty-last-n"),
+        ("dry_sequence_breakers", ("",), "--dry-sequence-breaker"),
+        ("no_repeat_ngram", -1, "--no-repeat-ngram"),
+        ("logit_bias", 5, "--logit-bias"),
+        ("logit_bias", (("a", "b"),), "--logit-bias"),
+        ("logit_bias", {"": 1.0}, "--logit-bias"),
+        ("logit_bias", {5: float("inf")}, "--logit-bias"),
+        ("ban", ("",), "--ban"),
+        ("ban", 5, "--ban"),
+        ("mirostat", 1, "--mirostat"),
+        ("mirostat", True, "--mirostat"),
+        ("mirostat_tau", -1, "--mirostat-tau"),
+        ("mirostat_eta", -1, "--mirostat-eta"),
+        ("min_tokens", -1, "--min-tokens"),
+        ("min_tokens", 257, "--max-tokens"),
+        ("samplers", "top-k,topp", "did you mean|topp"),
+        ("samplers", "top-k,top-k", "twice"),
+        ("samplers", 5, "--samplers"),
+        ("logprobs", -1, "--logprobs"),
+    ],
+)
+def test_the_other_values_out_of_range_too(field, value, flag):
+    with pytest.raises(UsageError, match=flag) as caught:
+        SamplingParams(**{field: value})
+    assert caught.value.remedy
 
 
-def test_generation_config(tmp_path):
-    assert read_generation_config(tmp_path) == ({}, (), [])
-    params, eos, notes = write(
-        tmp_path,
-        {"temperature": 0.6, "top_p": 0.9, "top_k": 20, "eos_token_id": [7, 8], "do_sample": True, "num_beams": 1},
-    )
-    assert params == {"temperature": 0.6, "top_p": 0.9, "top_k": 20}
-    assert eos == (7, 8)
-    assert notes == []
-    assert write(tmp_path, {"eos_token_id": 5, "top_k": None})[:2] == ({}, (5,))
-    assert write(tmp_path, {"do_sample": False, "temperature": 1.0})[0] == {"temperature": 0.0}
+def test_an_unknown_filter_is_answered_with_the_nearest():
+    with pytest.raises(UsageError) as caught:
+        SamplingParams(samplers="top_k")
+    assert "did you mean top-k?" in caught.value.remedy
 
 
-def test_what_is_not_applied_is_said(tmp_path):
-    _, _, notes = write(tmp_path, {"no_repeat_ngram_size": 3, "min_length": 0})
-    assert len(notes) == 1
-    assert "no_repeat_ngram_size = 3" in notes[0]
+def test_values_are_brought_to_one_form():
+    params = SamplingParams(logit_bias={5: 1, "a": -2}, samplers="top-k, temperature", ban="x")
+    assert params.logit_bias == ((5, 1.0), ("a", -2.0))
+    assert params.samplers == ("top-k", "temperature")
+    assert params.ban == ("x",)
+    assert params == SamplingParams(logit_bias=[[5, 1], ["a", -2]], samplers=["top-k", "temperature"], ban=["x"])
+    assert isinstance(hash(params), int)
 
 
-@pytest.mark.parametrize("value", ["{", "[1]", '{"temperature": -1}', '{"eos_token_id": "x"}', '{"top_k": "many"}'])
-def test_a_malformed_generation_config_is_named(tmp_path, value):
-    with pytest.raises(ConfigError, match=r"generation_config\.json"):
-        write(tmp_path, value)
+@pytest.mark.parametrize("extra", [{"mirostat": 2}, {"xtc_probability": 0.5}])
+def test_what_draws_by_chance_is_not_greedy(extra):
+    with pytest.raises(UsageError, match="temperature 0"):
+        merged({}, {"greedy": True, **extra})
+
+
+def test_with_mirostat_only_cuts_that_were_asked_for_are_made():
+    params = merged({"top_k": 40, "temperature": 0.6}, {"mirostat": 2})
+    assert (params.top_k, params.top_p, params.temperature) == (0, 1.0, 0.6)
+    assert merged({"top_k": 40}, {"mirostat": 2, "top_k": 5}).top_k == 5
+    assert merged({"top_k": 40}, {"mirostat": 0}).top_k == 40
+
+
+@pytest.mark.parametrize(
+    ("given", "needs"),
+    [
+        ({"xtc_threshold": 0.2}, "--xtc-probability"),
+        ({"dry_base": 2}, "--dry-multiplier"),
+        ({"dry_sequence_breakers": ()}, "--dry-multiplier"),
+        ({"mirostat_tau": 3}, "--mirostat"),
+        ({"penalty_window": 9}, "--repetition-penalty"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(given, needs):
+    with pytest.raises(UsageError, match="without " + needs):
+        merged({}, given)
+    extra = {"xtc_probability": 0.5, "dry_multiplier": 1, "mirostat": 2, "presence_penalty": 1}
+    assert merged({}, given | extra)
+
+
+def test_a_filter_that_was_set_must_be_among_those_that_run():
+    with pytest.raises(UsageError, match=r"--top-k is given.*top-k"):
+        merged({}, {"samplers": "temperature", "top_k": 3})
+    assert merged({"top_k": 3}, {"samplers": "temperature"}).samplers == ("temperature",)
+    assert merged({}, {"samplers": "temperature", "top_k": 0, "top_p": 1}).samplers == ("temperature",)
+    assert merged({}, {"samplers": "repetition-penalty", "greedy": True}).greedy
 
 
 def test_it_needs_no_torch():

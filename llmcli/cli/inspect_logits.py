@@ -12,19 +12,10 @@ from llmcli.cli.options import (
     FileOption,
     JsonOption,
     ModelOption,
-    SeedOption,
     TextArgument,
     ThreadsOption,
 )
-from llmcli.cli.sampling_options import (
-    GreedyOption,
-    MinPOption,
-    RepetitionPenaltyOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    TypicalPOption,
-)
+from llmcli.cli.sampling_more import takes_sampling, typed_sampling
 from llmcli.cli.view import (
     CsvOption,
     HtmlOption,
@@ -40,19 +31,20 @@ from llmcli.cli.view import (
     view_text,
 )
 from llmcli.errors import UsageError
-from llmcli.sampling_params import merged
+from llmcli.sampling_params import flag, merged
 
 if TYPE_CHECKING:
     from llmcli.pipeline import Pipeline
     from llmcli.render.export import View
 
 EXAMPLE = 'llmcli inspect-logits "Once upon a time"'
-SAMPLING = ("greedy", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "seed")
 
 LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Tokens to list.")]
 
 
+@takes_sampling(after="ablate")
 def inspect_logits(
+    sampling: dict[str, Any],
     context: typer.Context,
     text: TextArgument = None,
     file: FileOption = None,
@@ -83,14 +75,6 @@ def inspect_logits(
             help="What changes without these heads and layers: L3.H5,L4.ffn,L0-1.attention.",
         ),
     ] = None,
-    greedy: GreedyOption = False,
-    temperature: TemperatureOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    typical_p: TypicalPOption = None,
-    repetition_penalty: RepetitionPenaltyOption = None,
-    seed: SeedOption = None,
     keep_newline: KeepNewlineOption = False,
     json: JsonOption = False,
     csv: CsvOption = False,
@@ -120,18 +104,14 @@ def inspect_logits(
       $ llmcli inspect-logits --ablate L0.H1,L1.ffn "Once upon a time"
     """
     options = view_options(json, csv, npz, png, svg, html, width, color)
-    typed = [name for name in SAMPLING if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+    typed = typed_sampling(context)
     _check_together(funnel=funnel, per_token=per_token, lens=lens, ablate=ablate, position=position, typed=typed)
-    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
-    given |= {"typical_p": typical_p, "repetition_penalty": repetition_penalty}
-    if greedy:
-        given |= {"greedy": True, "temperature": temperature if "temperature" in typed else None}
-    merged({}, given)
+    merged({}, sampling)
     words = view_text(text, file, EXAMPLE, keep_newline=keep_newline)
     pipeline = load_for_view(model, device, threads, dtype)
     at = -1 if position is None else position
     if funnel:
-        view = _funnel(pipeline, words, given, limit)
+        view = _funnel(pipeline, words, sampling, limit)
     elif per_token:
         view = _per_token(pipeline, words, limit)
     elif lens:
@@ -151,7 +131,7 @@ def _check_together(
     if len(names) > 1:
         raise UsageError(f"{names[0]} and {names[1]} exclude each other", "give one of the two")
     if typed and not funnel:
-        option = "--" + typed[0].replace("_", "-")
+        option = flag(typed[0]).removesuffix("s") if typed[0].endswith("breakers") else flag(typed[0])
         raise UsageError(
             f"{option} is given without --funnel", "add --funnel, or leave it out: this view draws nothing"
         )

@@ -1,13 +1,18 @@
 """How `llmcli generate` shows what it generates: text, tokens or JSON on stdout, the rest on stderr."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 from llmcli.cli.io import is_terminal, note, write_json, write_out
 from llmcli.errors import UsageError
+from llmcli.inspect.document import as_plain
+from llmcli.inspect.funnel import Funnel
+from llmcli.inspect.running import shown_token
 from llmcli.pipeline import Pipeline, Run
 from llmcli.render.stream import TextView, TokensView, token_text
-from llmcli.results import Step
+from llmcli.render.trace import trace_lines
+from llmcli.results import Generation, Step
 from llmcli.tokenizer import Tokenizer
 
 
@@ -47,8 +52,9 @@ def say_end(run: Run, stats: bool) -> None:
     note("; ".join([*parts, f"loaded in {timings.load:.2f} s", f"end: {result.finish_reason}"]))
 
 
-def print_object(pipeline: Pipeline, run: Run) -> KeyboardInterrupt | None:
-    """Prints the JSON object; of an interrupted run what there is, and returns the interrupt."""
+def print_object(pipeline: Pipeline, run: Run, sample: int | None = None) -> KeyboardInterrupt | None:
+    """Prints the JSON object, with the number of the sample where there may be several; of an interrupted run what
+    there is, and returns the interrupt."""
     interrupt = None
     try:
         for _ in run:
@@ -56,8 +62,62 @@ def print_object(pipeline: Pipeline, run: Run) -> KeyboardInterrupt | None:
     except KeyboardInterrupt as error:
         interrupt = error
         run.interrupt()
-    write_json({"schema_version": 1, "model": pipeline.name, "dtype": pipeline.dtype, **asdict(run.result())})
+    head = {"schema_version": 1} if sample is None else {"schema_version": 1, "sample": sample}
+    write_json({**head, "model": pipeline.name, "dtype": pipeline.dtype, **generation_object(run.result())})
     return interrupt
+
+
+def generation_object(result: Generation) -> dict[str, Any]:
+    """A generation as JSON: `logprobs` and `trace` only where they were asked for."""
+    told: dict[str, Any] = asdict(replace(result, trace=None))
+    if result.trace is not None:
+        told["trace"] = [trace_object(each) for each in result.trace]
+    return {name: value for name, value in told.items() if value is not None or name not in ("logprobs", "trace")}
+
+
+def print_events(pipeline: Pipeline, run: Run, sample: int = 0) -> KeyboardInterrupt | None:
+    """Prints a JSON object a line for every token as it comes; returns the interrupt that cut it off, where one did."""
+    try:
+        for step in run:
+            write_json(event_object(pipeline, step, sample))
+    except KeyboardInterrupt as error:
+        run.interrupt()
+        return error
+    return None
+
+
+def event_object(pipeline: Pipeline, step: Step, sample: int) -> dict[str, Any]:
+    """One token as JSON."""
+    data = pipeline.bytes_of(step.id)
+    told: dict[str, Any] = {
+        "schema_version": 1,
+        "sample": sample,
+        "index": step.index,
+        "id": step.id,
+        "bytes": None if data is None else list(data),
+        "text": step.text,
+        "prob": step.prob,
+        "logprob": step.logprob,
+        "finish_reason": step.finish_reason,
+    }
+    if step.logprobs is not None:
+        told["logprobs"] = asdict(step.logprobs)
+    if step.trace is not None:
+        told["trace"] = trace_object(step.trace)
+    return told
+
+
+def trace_object(funnel: Funnel) -> dict[str, Any]:
+    """What every filter left at one step, and the draw, as JSON."""
+    told: dict[str, Any] = as_plain(funnel)
+    return {name: told[name] for name in ("stages", "drawn", "uniform")}
+
+
+def say_trace(pipeline: Pipeline, step: Step) -> None:
+    """The same on stderr, where it was asked for."""
+    if step.trace is not None:
+        for line in trace_lines(step.index, trace_object(step.trace), shown_token(pipeline, step.id).label):
+            note(line)
 
 
 def print_text(
@@ -74,6 +134,7 @@ def print_text(
     try:
         printer.put(view.prompt(prompt))
         for step in run:
+            say_trace(pipeline, step)
             if isinstance(view, TokensView):
                 held.append(step)
                 if not run.holding:

@@ -68,6 +68,8 @@ MinPOption = Annotated[
     typer.Option(
         "--min-p",
         metavar="P",
+        envvar=variable("min_p"),
+        show_envvar=True,
         show_default="the model's, else 0",
         help="Leave out tokens less than P times as probable as the best.",
     ),
@@ -77,6 +79,8 @@ TypicalPOption = Annotated[
     typer.Option(
         "--typical-p",
         metavar="P",
+        envvar=variable("typical_p"),
+        show_envvar=True,
         show_default="the model's, else 1",
         help="Draw from the tokens nearest the expected surprise whose probabilities reach P.",
     ),
@@ -86,6 +90,8 @@ RepetitionPenaltyOption = Annotated[
     typer.Option(
         "--repetition-penalty",
         metavar="R",
+        envvar=variable("repetition_penalty"),
+        show_envvar=True,
         show_default="the model's, else 1",
         help="Above 1 makes tokens that are in the text already less probable.",
     ),

@@ -184,7 +184,14 @@ def _run_generation(
 ) -> AttentionTap:
     """A real generation, read as it runs; the tap's ids end as those of the whole text."""
     config = pipeline.model.config
-    sequence = IdSequence(ids, params, seed=seed, eos_ids=pipeline.eos_ids, context=pipeline.context_length)
+    sequence = IdSequence(
+        ids,
+        params,
+        seed=seed,
+        eos_ids=pipeline.eos_ids,
+        context=pipeline.context_length,
+        rules=pipeline.rules(params),
+    )
     if sequence.finish_reason is not None:
         raise ContextLengthError(
             f"the prompt of {len(ids)} tokens fills the context of {pipeline.context_length}", "shorten the prompt"

@@ -8,27 +8,17 @@ import torch
 from torch import Tensor
 
 from llmcli.errors import LlmcliError
-from llmcli.sampling import MOVING, Sampler, Uniforms, filters
+from llmcli.sampling import CHANCES, NO_RULES, Place, Sampler, TokenRules, Uniforms, draw
 from llmcli.sampling_params import SamplingParams
-
-# The parameter behind each filter's name.
-_FIELDS = {
-    "repetition-penalty": "repetition_penalty",
-    "temperature": "temperature",
-    "top-k": "top_k",
-    "typical": "typical_p",
-    "top-p": "top_p",
-    "min-p": "min_p",
-}
 
 
 @dataclass(frozen=True)
 class Stage:
     """The distribution after one filter.
 
-    value       what the filter was set to; None before the first one
+    value       what the filter was set to; None before the first one, and where no number says it
     candidates  tokens that can still be drawn
-    mass        the share that they hold of the distribution before anything was cut, penalties and temperature applied
+    mass        the share that they hold of the distribution before anything was cut, all that moves logits applied
     model_mass  the share that they hold of the model's own distribution
     entropy     of the distribution over them, bits
     """
@@ -65,44 +55,67 @@ class Funnel:
 
 
 def funnel(
-    logits: Tensor, ids: Sequence[int], params: SamplingParams, *, seed: int | None, position: int = 0, limit: int = 10
+    logits: Tensor,
+    ids: Sequence[int],
+    params: SamplingParams,
+    *,
+    seed: int | None,
+    position: int = 0,
+    limit: int = 10,
+    rules: TokenRules = NO_RULES,
 ) -> Funnel:
     """Runs the filters one by one and draws. logits (vocab) float32 that follow `ids`; `position` counts the tokens
     drawn before in this text; `limit` candidates are told at most. `seed` is needed unless the parameters are greedy.
 
-    Raises `LlmcliError` where logits are not finite.
+    Raises `LlmcliError` where logits are not finite, or rules forbid every token.
     """
+    if params.greedy:
+        seed = None
+    uniform = None if seed is None else Uniforms(seed)[position]
+    chance = 0.0 if seed is None else Uniforms(seed, CHANCES)[position]
+    sampler = Sampler(params, rules)
+    place = Place(ids, position, chance, sampler.mu)
+    return follow(sampler, logits, place, uniform, seed=seed, limit=limit)
+
+
+def follow(
+    sampler: Sampler, logits: Tensor, place: Place, uniform: float | None, *, seed: int | None, limit: int
+) -> Funnel:
+    """What a sampler's filters do with the logits at one place of a text, and what it draws with `uniform` then; the
+    sampler itself is left as it is. logits (vocab) float32. Raises as `funnel` does."""
     logits = logits.detach().float().cpu()
     own = logits.double().softmax(0)
     if not bool(torch.isfinite(own).all()):
         raise LlmcliError("the model computed logits that are not finite numbers", "its weights are damaged")
-    uniform = None if params.greedy or seed is None else Uniforms(seed)[position]
-    choice = Sampler(params).choose(logits, ids, uniform or 0.0)
     stages = [_stage("model", None, logits, own, own)]
-    moved, left = own, logits
-    for name, each in filters(params):
-        left = each(left, ids)
-        if name in MOVING:
-            moved = left.double().softmax(0)
-        stages.append(_stage(name, float(getattr(params, _FIELDS[name])), left, moved, own))
-    if params.greedy:
+    moved, whole, left = own, logits, logits
+    for each in sampler.filters:
+        left = each(left, place)
+        if each.moves:
+            whole = each(whole, place)  # as if nothing had been cut before
+            moved = whole.double().softmax(0)
+        stages.append(_stage(each.name, each.value, left, moved, own))
+    if sampler.params.greedy:
+        chosen = int(left.numpy().argmax())
         best = torch.full_like(left, -math.inf)
-        best[choice.id] = left[choice.id]
+        best[chosen] = left[chosen]
         left = best
         stages.append(_stage("greedy", None, left, moved, own))
+    else:
+        chosen, _ = draw(left, uniform or 0.0)
     final = left.double().softmax(0)
     count = min(limit, stages[-1].candidates)
     order = sorted(final.topk(count).indices.tolist(), key=lambda i: (-float(final[i]), i))
     candidates = tuple(Candidate(i, float(own[i]), float(final[i])) for i in order)
-    drawn = Candidate(choice.id, float(own[choice.id]), float(final[choice.id]))
-    return Funnel(tuple(stages), candidates, drawn, None if params.greedy else seed, uniform)
+    drawn = Candidate(chosen, float(own[chosen]), float(final[chosen]))
+    return Funnel(tuple(stages), candidates, drawn, seed, uniform)
 
 
 def _stage(name: str, value: float | None, left: Tensor, moved: Tensor, own: Tensor) -> Stage:
     kept = torch.isfinite(left)
     return Stage(
         name,
-        value,
+        None if value is None else float(value),
         int(kept.sum()),
         min(1.0, float(moved[kept].sum())),
         min(1.0, float(own[kept].sum())),

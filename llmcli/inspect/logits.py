@@ -171,7 +171,7 @@ def text_funnel(pipeline: Pipeline, text: Prompt, *, limit: int = 10, **params: 
     chosen = merged(pipeline.defaults, params)
     ids = fitting_ids(pipeline, text)
     seed = None if chosen.greedy else fresh_seed() if chosen.seed is None else chosen.seed
-    found = funnel(last_logits(pipeline, ids), ids, chosen, seed=seed, limit=limit)
+    found = funnel(last_logits(pipeline, ids), ids, chosen, seed=seed, limit=limit, rules=pipeline.rules(chosen))
 
     def named(each: Candidate) -> FunnelToken:
         return FunnelToken(shown_token(pipeline, each.id), each.model_prob, each.prob)
