@@ -1,8 +1,12 @@
 """Fixtures that every test shares."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# The models of the tests are tiny: a second thread only waits for the first, the more so where the cores are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
