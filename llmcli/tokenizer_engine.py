@@ -84,7 +84,7 @@ def _silent_panics() -> Iterator[None]:
 
     Only where no other Python thread could be writing there at the same time; the exception arrives either way.
     """
-    if threading.active_count() > 1:
+    if _others_may_write():
         yield
         return
     try:
@@ -100,6 +100,13 @@ def _silent_panics() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+
+
+def _others_may_write() -> bool:
+    """Whether another Python thread runs; the monitor that a download's progress bar leaves behind does not count: it
+    only wakes bars that stand still, and by now there is none."""
+    names = [each.name for each in threading.enumerate() if each is not threading.current_thread()]
+    return any(name != "tqdm_monitor" for name in names)
 
 
 def _parse(path: Path) -> Engine:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,22 @@ def test_what_is_no_tokenizer_is_one_clear_error(shared: Path, tmp_path: Path, c
         Tokenizer.from_folder(tmp_path)
     assert str(caught.value).count("\n") == 0
     assert caught.value.remedy
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_panic_is_silent_beside_a_progress_bar_s_monitor(shared: Path, tmp_path: Path, capfd: Any) -> None:
+    state = json.loads((shared / "models/stories260K/tokenizer.json").read_text("utf-8"))
+    state["post_processor"]["special_tokens"] = {}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state), "utf-8")
+    done = threading.Event()
+    monitor = threading.Thread(target=done.wait, name="tqdm_monitor", daemon=True)
+    monitor.start()
+    try:
+        with pytest.raises(TokenizerError):
+            Tokenizer.from_folder(tmp_path)
+    finally:
+        done.set()
+        monitor.join()
     assert capfd.readouterr() == ("", "")
 
 
