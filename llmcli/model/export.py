@@ -1,7 +1,6 @@
 """`CausalLM` -> a folder in Hugging Face layout, under the names of the family's own weight table."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from llmcli.errors import LlmcliError
+from llmcli.files import ROOM, write_whole
 from llmcli.model.checkpoint import DTYPES, pack
 from llmcli.model.config import FULL, ModelConfig
 from llmcli.model.families import translate, weight_table
@@ -25,7 +25,7 @@ ACTIVATION_NAMES = {"gelu": "gelu", "gelu_tanh": "gelu_new", "gelu_quick": "quic
 def save_model(model: CausalLM, folder: str | Path, dtype: str = "float32") -> None:
     """Writes config.json and model.safetensors so that `transformers` loads the same model; tied heads stand once.
 
-    Each file appears whole or not at all: it is written beside its place and renamed. Families: llama, gpt2.
+    Each file appears whole or not at all. Families: llama, gpt2.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,8 +37,20 @@ def save_model(model: CausalLM, folder: str | Path, dtype: str = "float32") -> N
         name: pack([parameters[ours].detach() for ours in entry.modules], entry, config).to("cpu", DTYPES[dtype])
         for name, entry in expected.items()
     }
-    _replace(folder / SINGLE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    _replace(folder / "config.json", lambda path: path.write_text(described, encoding="utf-8"))
+    save_tensors(tensors, folder / SINGLE, {"format": "pt"})
+    write_whole(folder / "config.json", described.encode())
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str], *, remedy: str = ROOM) -> None:
+    """A safetensors file, as `write_whole` writes: whole or not at all. Raises `LlmcliError`."""
+
+    def write(part: Path) -> None:
+        try:
+            save_file(tensors, part, metadata=metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    write_whole(path, write, remedy=remedy)
 
 
 def describe(config: ModelConfig, dtype: str) -> dict[str, Any]:
@@ -101,22 +113,3 @@ def _gpt2(config: ModelConfig) -> dict[str, Any]:
 
 
 DESCRIBERS: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {"llama": _llama, "gpt2": _gpt2}
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside `path`, then renames: `path` is whole or absent, whatever happens."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.chmod(0o666 & ~_umask())  # safetensors makes a file that only its owner may read
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise LlmcliError(f"{path} cannot be written: {error}", "check the folder and the space left") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,10 +1,10 @@
 """The finished model: a Hugging Face folder that llmcli and `transformers` read."""
 
 import json
-import shutil
 from pathlib import Path
 
 from llmcli.errors import LlmcliError
+from llmcli.files import write_whole
 from llmcli.model.export import save_model
 from llmcli.model.transformer import CausalLM
 from llmcli.sampling_params import DEFAULT_TEMPERATURE, DEFAULT_TOP_P
@@ -30,9 +30,7 @@ def export_model(model: CausalLM, tokenizer: Path, folder: Path, dtype: str) -> 
         folder.mkdir(parents=True, exist_ok=True)
         copy_tokenizer(tokenizer, folder)
         save_model(model, folder, dtype)
-        part = folder / "generation_config.json.part"
-        part.write_text(json.dumps(defaults, indent=2) + "\n", encoding="utf-8")
-        part.replace(folder / "generation_config.json")
+        write_whole(folder / "generation_config.json", json.dumps(defaults, indent=2).encode() + b"\n")
     except OSError as error:
         raise LlmcliError(
             f"the model cannot be written to {folder}: {error}", "make room, then use --export"
@@ -48,6 +46,4 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
         load_engine(source).save(str(folder / "tokenizer.json"))
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
-            part = folder / f"{name}.part"
-            shutil.copyfile(source / name, part)
-            part.replace(folder / name)
+            write_whole(folder / name, (source / name).read_bytes())

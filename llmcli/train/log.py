@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import UsageError
+from llmcli.files import write_whole
 
 NAME = "log.jsonl"
+SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Event:
 
     def line(self) -> str:
         values = {key: round(v, 6) if isinstance(v, float) else v for key, v in self.values.items()}
-        return json.dumps({"kind": self.kind, "step": self.step, **values}) + "\n"
+        return json.dumps({"kind": self.kind, "step": self.step, **values}, allow_nan=False) + "\n"
 
 
 class Log:
@@ -35,9 +37,8 @@ class Log:
         """Keeps the lines up to `step` steps, and puts the facts first: the rest is about to be taken again."""
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.exists() and step else []
         kept = [line for line in lines if line.endswith("\n") and _before(json.loads(line), step)]
-        temporary = self.path.with_suffix(".part")
-        temporary.write_text(Event("run", 0, dict(facts)).line() + "".join(kept), encoding="utf-8")
-        temporary.replace(self.path)
+        first = Event("run", 0, {"schema_version": SCHEMA_VERSION, **facts}).line()
+        write_whole(self.path, "".join([first, *kept]).encode())
 
     def write(self, event: Event) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -167,6 +167,7 @@ class Trainer:
         with torch.autocast(self.world.device.split(":")[0], self.dtype) if lower else nullcontext():
             hidden = self.model.hidden_states(batch.ids, positions=batch.positions, visible=batch.visible)
         weight = self.model.lm_head.weight
+        assert weight is not None
         return summed_cross_entropy(hidden.flatten(0, 1), weight, batch.targets.flatten(), self.dtype)
 
     @torch.no_grad()

@@ -1,39 +1,29 @@
 """A run's checkpoint: one safetensors file with weights, optimizer state and step, whole or not there at all."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
-from llmcli.errors import CheckpointError, LlmcliError, UsageError
+from llmcli.errors import CheckpointError, UsageError
+from llmcli.model.export import save_tensors
 from llmcli.model.transformer import CausalLM
 
 NAME = "checkpoint.safetensors"
 
 
 def save_state(path: Path, model: CausalLM, optimizers: Sequence[torch.optim.Optimizer], facts: dict[str, Any]) -> None:
-    """Writes beside the old checkpoint, syncs, then renames: a full disk or a kill leaves the old one as it was."""
+    """Whole, or the old one stays as it was: through a full disk or a kill. Raises `LlmcliError`."""
     tensors = {f"model.{name}": p.detach().contiguous() for name, p in model.named_parameters()}
     tensors |= {name: value.contiguous() for name, value in _optimizer_tensors(optimizers).items()}
-    temporary = path.with_suffix(".part")
-    try:
-        save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
-        temporary.chmod(0o666 & ~_umask())  # the library makes it its owner's alone
-        _sync(temporary)
-        temporary.replace(path)
-        _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise LlmcliError(
-            f"the checkpoint {path} cannot be written: {error}", "make room, then go on with --resume from the last one"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        left.unlink()  # by a process that was killed while it saved: a run has its folder to itself
+    remedy = "make room, then go on with --resume from the last checkpoint"
+    save_tensors(tensors, path, {"facts": json.dumps(facts)}, remedy=remedy)
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -95,18 +85,3 @@ def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str,
         for index, entry in optimizer.state_dict()["state"].items()
         for key, value in entry.items()
     }
-
-
-def _sync(path: Path) -> None:
-    """Until the file, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

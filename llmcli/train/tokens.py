@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmcli.errors import UsageError
+from llmcli.files import write_whole
 
 if TYPE_CHECKING:
     from llmcli.tokenizer import Tokenizer
@@ -104,9 +105,7 @@ class TokenWriter:
             "bytes": self._size,
             "start_id": self._start,
         }
-        part = self._path.with_suffix(".json.part")
-        part.write_text(json.dumps(meta) + "\n", encoding="utf-8")
-        part.replace(self._path.with_suffix(".json"))
+        write_whole(self._path.with_suffix(".json"), json.dumps(meta).encode() + b"\n")
 
 
 def open_tokens(path: Path) -> TokenFile | None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from llmcli.files import write_whole
+
 END_OF_TEXT = "<|endoftext|>"
 _SAMPLE_CHARACTERS = 80_000_000
 _DOCUMENT_CHARACTERS = 60_000
@@ -30,9 +32,7 @@ def train_vocabulary(documents: Callable[[], Iterable[str]], size: int, out: Pat
         show_progress=False,
     )
     tokenizer.train_from_iterator(_lines(documents), trainer)
-    part = out / "tokenizer.json.part"
-    tokenizer.save(str(part))
-    part.replace(out / "tokenizer.json")
+    write_whole(out / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
@@ -41,7 +41,7 @@ def train_vocabulary(documents: Callable[[], Iterable[str]], size: int, out: Pat
         "add_bos_token": False,
         "clean_up_tokenization_spaces": False,
     }
-    (out / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_whole(out / "tokenizer_config.json", json.dumps(config, indent=2).encode() + b"\n")
 
 
 def _lines(documents: Callable[[], Iterable[str]]) -> Iterator[str]:

@@ -57,7 +57,7 @@ def test_beginning_again_drops_what_is_about_to_be_repeated(tmp_path: Path) -> N
         log.write(Event("valid", step + 1, {}))
     log.begin({"name": "b"}, 2)
     lines = [json.loads(line) for line in log.path.read_text().splitlines()]
-    assert lines[0] == {"kind": "run", "step": 0, "name": "b"}
+    assert lines[0] == {"kind": "run", "step": 0, "schema_version": 1, "name": "b"}
     assert [(line["kind"], line["step"]) for line in lines[1:]] == [
         ("step", 0),
         ("valid", 1),

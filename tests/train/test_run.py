@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -40,6 +42,15 @@ def test_a_run_leaves_a_model_a_log_and_nothing_half_done(finished: Finished) ->
     assert [line["step"] for line in log_lines(finished.out, "sample")] == [8]
     assert "validation" in finished.stderr
     assert "\x1b" not in finished.stderr
+
+
+def test_every_line_of_the_log_is_as_its_schema_says(finished: Finished) -> None:
+    schema = json.loads(files("llmcli").joinpath("schemas/train-log.json").read_text("utf-8"))
+    text = (finished.out / "log.jsonl").read_text("utf-8")
+    lines = [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+    for line in lines:
+        jsonschema.validate(line, schema)
+    assert {line["kind"] for line in lines} == {"run", "step", "valid", "sample"}
 
 
 def test_the_model_is_read_by_llmcli_and_by_transformers(finished: Finished) -> None:
@@ -231,7 +242,7 @@ def test_a_checkpoint_that_cannot_be_put_in_place_is_said(tmp_path: Path, monkey
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("llmcli.train.state.save_file", full)
+    monkeypatch.setattr("llmcli.model.export.save_file", full)
     with pytest.raises(LlmcliError, match="No space left"):
         save_state(path, model, optimizers, {"step": 2})  # type: ignore[arg-type]
     assert read_facts(path)["step"] == 1
