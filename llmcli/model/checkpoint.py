@@ -4,8 +4,7 @@ The files are mapped, not read: where the stored dtype is the one asked for, the
 mapping. Otherwise tensors are converted one by one, and the pages of each are given back before the next.
 """
 
-import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +16,12 @@ from llmcli.model.config import ModelConfig
 from llmcli.model.families import read_config, weight_table
 from llmcli.model.families.table import Stored
 from llmcli.model.header import AGAIN, StoredTensor, read_headers
+from llmcli.model.layers import Embedding
+from llmcli.model.linear import Linear
+from llmcli.model.mapped import STORED_DTYPES, MappedFile, assign, is_finite
+from llmcli.model.pack import pack_model
 from llmcli.model.transformer import CausalLM
 
-STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -30,71 +32,71 @@ def load_model(folder: str | Path, *, dtype: str = "float32", device: str = "cpu
     ConfigError, or CheckpointError naming the tensor that is missing, unexpected, misshapen, not finite or of a dtype
     that is no weight's. Nothing is allocated before config.json and the files' headers agree.
     """
-    headers = read_headers(folder)
-    config = read_config(folder)
-    table = weight_table(config)
-    names = table.canonical(headers)
-    stored = {own: headers[name] for own, name in names.items() if not table.is_ignored(own)}
-    if config.num_layers > len(stored):
-        raise CheckpointError(
-            f"config.json names {config.num_layers} layers, but {folder} holds only {len(stored)} tensors",
-            "use the config.json that belongs to these weights",
-        )
-    files = {tensor.file: MappedFile(tensor.file) for tensor in stored.values()}
-    config = _check_head(config, stored, files)
-    with torch.device("meta"):
-        model = CausalLM(config)
-    shapes = {name: tuple(value.shape) for name, value in model.named_parameters()}
-    expected = table.expected(config.num_layers, shapes)
-    _check_names(expected, stored, names)
-    _check_shapes(expected, stored, shapes)
-    target = _target_dtype(dtype, stored)
-    # The largest first: while it is converted, little else is in memory.
-    for name in sorted(expected, key=lambda n: -stored[n].size):
-        file = files[stored[name].file]
-        value = _convert(name, stored[name], file, target, device)
-        parts = unpack(value, expected[name], config)
-        for ours, part in zip(expected[name].modules, parts, strict=True):
-            _assign(model, ours, part)
-        if not file.holds(parts[0]):
-            file.release(stored[name])
-    if config.tied:
-        model.tie()
-    return model.eval().requires_grad_(False)
+    source = Source(folder)
+    target = _target_dtype(dtype, source.stored)
+    return source.load(lambda _: target, device)
 
 
-class MappedFile:
-    """A file mapped privately: tensors are views of its pages, read from disk when first touched."""
+def load_packed(folder: str | Path, dtype: str) -> tuple[CausalLM, list[str]]:
+    """The model for the CPU with its matrices packed (`pack.pack_model`) in float32, bfloat16, float16, int8 or int4,
+    and what a user should know about that. All else is in float32; tables stay in the file. Raises as `load_model`
+    does."""
+    model, source = stored_model(folder)
+    return model, pack_model(model, dtype, done=source.release)
 
-    def __init__(self, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be mapped: {error}", "check its permissions") from None
-        self._address = torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
 
-    def tensor(self, stored: StoredTensor) -> Tensor:
-        """A view; a copy only where the bytes do not lie on a multiple of the element's size."""
-        dtype = STORED_DTYPES[stored.dtype]
-        if stored.start % dtype.itemsize:
-            data = torch.frombuffer(bytearray(self._map[stored.start : stored.start + stored.size]), dtype=dtype)
-        else:
-            count = stored.size // dtype.itemsize
-            data = torch.frombuffer(self._map, dtype=dtype, count=count, offset=stored.start)
-        return data.view(stored.shape)
+def stored_model(folder: str | Path) -> tuple[CausalLM, "Source"]:
+    """The model with matrices and tables as they lie in the files, all else in float32. Raises as `load_model` does."""
+    source = Source(folder)
+    return source.load(lambda module: None if isinstance(module, (Linear, Embedding)) else torch.float32, "cpu"), source
 
-    def holds(self, tensor: Tensor) -> bool:
-        """Whether the tensor is a view of this mapping."""
-        return 0 <= tensor.data_ptr() - self._address < len(self._map)
 
-    def release(self, stored: StoredTensor) -> None:
-        """Gives the tensor's whole pages back; touched again, they are read again."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            start = -(-stored.start // mmap.PAGESIZE) * mmap.PAGESIZE
-            length = (stored.start + stored.size) // mmap.PAGESIZE * mmap.PAGESIZE - start
-            if length > 0:
-                self._map.madvise(mmap.MADV_DONTNEED, start, length)
+class Source:
+    """A folder's checkpoint, its config and headers read and found to agree. Raises as `load_model` does."""
+
+    def __init__(self, folder: str | Path) -> None:
+        headers = read_headers(folder)
+        config = read_config(folder)
+        table = weight_table(config)
+        names = table.canonical(headers)
+        self.stored = {own: headers[name] for own, name in names.items() if not table.is_ignored(own)}
+        if config.num_layers > len(self.stored):
+            raise CheckpointError(
+                f"config.json names {config.num_layers} layers, but {folder} holds only {len(self.stored)} tensors",
+                "use the config.json that belongs to these weights",
+            )
+        self._files = {tensor.file: MappedFile(tensor.file) for tensor in self.stored.values()}
+        self.config = _check_head(config, self.stored, self._files)
+        with torch.device("meta"):
+            self._model = CausalLM(self.config)
+        shapes = {name: tuple(value.shape) for name, value in self._model.named_parameters()}
+        self._expected = table.expected(self.config.num_layers, shapes)
+        _check_names(self._expected, self.stored, names)
+        _check_shapes(self._expected, self.stored, shapes)
+
+    def load(self, dtype_of: Callable[[nn.Module], torch.dtype | None], device: str) -> CausalLM:
+        """The model, each module's parameters in the dtype that `dtype_of` names; None leaves them as they are stored,
+        and out of memory until they are looked at. The largest first: little else is in memory while it is converted.
+        """
+        for name in sorted(self._expected, key=lambda n: -self.stored[n].size):
+            stored, entry = self.stored[name], self._expected[name]
+            file = self._files[stored.file]
+            module = self._model.get_submodule(entry.modules[0].rpartition(".")[0])
+            dtype = dtype_of(module)
+            value = _convert(name, stored, file, dtype or STORED_DTYPES[stored.dtype], device)
+            parts = unpack(value, entry, self.config)
+            for ours, part in zip(entry.modules, parts, strict=True):
+                assign(self._model, ours, part)
+            if dtype is None or not file.holds(parts[0]):
+                file.release(stored)
+        if self.config.tied:
+            self._model.tie()
+        return self._model.eval().requires_grad_(False)
+
+    def release(self) -> None:
+        """Gives all pages of the files back; what is still a view of them reads them again when it is looked at."""
+        for file in self._files.values():
+            file.release()
 
 
 def _check_head(
@@ -165,21 +167,12 @@ def _convert(name: str, stored: StoredTensor, file: MappedFile, dtype: torch.dty
     """The stored tensor in the dtype asked for: itself where it has it. CheckpointError if it is not finite."""
     source = file.tensor(stored)
     value = source.to(device=device, dtype=dtype)
-    if not _is_finite(value):
-        if value.dtype != source.dtype and _is_finite(source):
+    if not is_finite(value):
+        if value.dtype != source.dtype and is_finite(source):
             kind = str(dtype).removeprefix("torch.")
             raise CheckpointError(f"tensor {name} holds numbers too large for {kind}", "load it with dtype float32")
         raise CheckpointError(f"tensor {name} holds numbers that are not finite", AGAIN)
     return value
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    """One pass over a contiguous tensor, allocating nothing: NaN and infinity both reach the smallest or the largest.
-
-    It reads the whole tensor, which the first token would do anyway: the pages are then in memory for it.
-    """
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def unpack(stored: Tensor, entry: Stored, config: ModelConfig) -> list[Tensor]:
@@ -212,8 +205,3 @@ def _rows(name: str, config: ModelConfig) -> int:
     if module in ("gate", "up"):
         return config.intermediate_size
     return config.head_dim * (config.num_heads if module == "q" else config.num_kv_heads)
-
-
-def _assign(model: nn.Module, name: str, value: Tensor) -> None:
-    module, _, parameter = name.rpartition(".")
-    setattr(model.get_submodule(module), parameter, nn.Parameter(value, requires_grad=False))

@@ -172,3 +172,23 @@ def _shard_path(folder: Path, shard: str) -> Path:
     if not any(real.is_relative_to(root) for root in (home, home.parent.parent / "blobs")):
         raise CheckpointError(f"{path} is a link that leaves the folder", "put the file itself into the folder")
     return path
+
+
+QUANTIZED_KEY = "llmcli_dtype"
+QUANTIZED_DTYPES = ("float16", "bfloat16", "int8", "int4")
+"""In config.json of a folder of `llmcli quantize`, see `model.quantized`."""
+
+
+def quantized_dtype(folder: Path) -> str | None:
+    """The dtype that a folder's matrices are stored in; None for any other folder. Raises CheckpointError for one that
+    this version does not know."""
+    try:
+        keys = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None  # whoever reads the model says what is wrong
+    dtype = keys.get(QUANTIZED_KEY) if isinstance(keys, dict) else None
+    if dtype is not None and dtype not in QUANTIZED_DTYPES:
+        raise CheckpointError(
+            f"{folder}/config.json: {QUANTIZED_KEY} {dtype!r} is not known", f"known: {', '.join(QUANTIZED_DTYPES)}"
+        )
+    return dtype

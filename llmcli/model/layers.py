@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmcli.model.cache import LayerCache
+from llmcli.model.cache import LayerStore
 from llmcli.model.config import ModelConfig
-from llmcli.model.linear import Linear
+from llmcli.model.linear import Linear, Part
 from llmcli.model.positions import rotate
 from llmcli.model.tap import Tap
 
 
-class Embedding(nn.Module):
+class Embedding(Part):
     """A table of vectors, one a row. Without the initialisation of torch's own, which on the meta device costs an
     import of 800 modules."""
 
@@ -28,7 +28,7 @@ class Embedding(nn.Module):
         return F.embedding(index, self.weight)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Part):
     """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016, arXiv:1607.06450)."""
 
     def __init__(self, size: int, eps: float) -> None:
@@ -38,10 +38,10 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return F.layer_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.bias, self.eps)
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Part):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467).
 
     With `offset` the factor is 1 + weight, as the Gemma family stores it.
@@ -55,7 +55,20 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = 1.0 + self.weight if self.offset else self.weight
+        x = x.to(weight.dtype)
+        if x.numel() == weight.numel() and x.dtype == torch.float32 and not torch.is_grad_enabled():
+            # One row: a dot product and two multiplications, where `rms_norm` is seven operations.
+            row = x.reshape(-1)
+            scale: float = (float(row.dot(row)) / len(row) + self.eps) ** -0.5
+            return x * scale * weight
         return F.rms_norm(x, self.weight.shape, weight, self.eps)
+
+
+class Identity(Part):
+    """What stands where a family has no norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
 
 
 def make_norm(config: ModelConfig, size: int | None = None) -> nn.Module:
@@ -109,7 +122,7 @@ def full_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
 
 
-class Attention(nn.Module):
+class Attention(Part):
     """Causal self-attention with grouped key/value heads (Vaswani et al. 2017, arXiv:1706.03762; grouped-query:
     Ainslie et al. 2023, arXiv:2305.13245)."""
 
@@ -127,6 +140,8 @@ class Attention(nn.Module):
         self.k = Linear(config.hidden_size, kv_size, config.qkv_bias)
         self.v = Linear(config.hidden_size, kv_size, config.qkv_bias)
         self.o = Linear(q_size, config.hidden_size, config.attention_out_bias)
+        self.qkv: Linear | None = None
+        """q, k and v in one, where the weights were packed: one product instead of three."""
         self.qk_norm = config.qk_norm
         if self.qk_norm != "none":
             full = self.qk_norm == "full"
@@ -138,13 +153,13 @@ class Attention(nn.Module):
         x: Tensor,
         rope: tuple[Tensor, Tensor] | None,
         visible: Tensor | None,
-        cache: LayerCache | None,
+        cache: LayerStore | None,
         tap: Tap | None,
     ) -> Tensor:
         """x (batch, queries, hidden) -> (batch, queries, hidden).
 
         `visible` (batch, 1, queries, keys), causal itself, True where a query may look, narrows the causal rule:
-        documents packed into one row, rows of unequal length.
+        documents packed into one row, rows of unequal length. Where a layer keeps fewer keys its first columns count.
         """
         q, k, v = self._project(x)
         if tap is not None:
@@ -155,8 +170,10 @@ class Attention(nn.Module):
             q, k = tap("rotated_query", self.layer, q), tap("rotated_key", self.layer, k)
         if cache is not None:
             k, v = cache.append(k, v)
+            q = q.to(k.dtype)  # attention computes in the dtype that the cache is read in
         mask = causal_mask(q.shape[2], k.shape[2], self.window, q.device)
         if visible is not None:
+            visible = visible[..., : k.shape[2]]
             mask = visible if mask is None else visible & mask
         if tap is not None:
             self._record(tap, q, k, mask)
@@ -164,11 +181,15 @@ class Attention(nn.Module):
         if tap is not None:
             heads = tap("heads", self.layer, heads)
         batch, _, queries, _ = heads.shape
-        return cast(Tensor, self.o(heads.transpose(1, 2).reshape(batch, queries, -1)))
+        return cast(Tensor, self.o(heads.transpose(1, 2).reshape(batch, queries, -1).to(x.dtype)))
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x -> q (batch, heads, queries, head_dim), k and v (batch, kv_heads, queries, head_dim)."""
-        q, k, v = self.q(x), self.k(x), self.v(x)
+        if self.qkv is None:
+            q, k, v = self.q(x), self.k(x), self.v(x)
+        else:
+            sizes = [heads * self.head_dim for heads in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
+            q, k, v = self.qkv(x).to(x.dtype).split(sizes, dim=-1)
         if self.qk_norm == "full":
             q, k = self.q_norm(q), self.k_norm(k)
         batch, queries, _ = x.shape
@@ -186,9 +207,12 @@ class Attention(nn.Module):
             return F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped
             )
-        k, v = self._repeat(k), self._repeat(v)
-        scores = attention_scores(q, k, self.scale, self.softcap)
-        return attention_weights(scores, full_mask(mask, q, k)) @ v
+        batch, heads, queries, width = q.shape
+        # The query heads of one kv head as rows of one product, so that no key is copied for each of them.
+        rows = q.reshape(batch, self.num_kv_heads, -1, width)
+        scores = attention_scores(rows, k, self.scale, self.softcap).view(batch, heads, queries, -1)
+        weights = attention_weights(scores, full_mask(mask, q, k))
+        return (weights.view(batch, self.num_kv_heads, -1, k.shape[2]) @ v).view(batch, heads, queries, width)
 
     def _record(self, tap: Tap, q: Tensor, k: Tensor, mask: Tensor | None) -> None:
         """Hands the scores and weights of the wanted heads to the tap; the other heads' are never computed."""
@@ -201,13 +225,8 @@ class Attention(nn.Module):
         scores = tap("scores", self.layer, scores)
         tap("weights", self.layer, attention_weights(scores, full_mask(mask, q, k)))
 
-    def _repeat(self, x: Tensor) -> Tensor:
-        """(batch, kv_heads, keys, head_dim) -> (batch, heads, keys, head_dim): each kv head serves its group."""
-        group = self.num_heads // self.num_kv_heads
-        return x if group == 1 else x.repeat_interleave(group, dim=1)
 
-
-class FeedForward(nn.Module):
+class FeedForward(Part):
     """down(act(up(x))), or gated: down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -215,6 +234,8 @@ class FeedForward(nn.Module):
         self.layer = layer
         self.activation = ACTIVATIONS[config.activation]
         self.gated = config.gated
+        self.gate_up: Linear | None = None
+        """gate and up in one, where the weights were packed."""
         if config.gated:
             self.gate = Linear(config.hidden_size, config.intermediate_size, config.ffn_bias)
         self.up = Linear(config.hidden_size, config.intermediate_size, config.ffn_bias)
@@ -222,7 +243,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor, tap: Tap | None) -> Tensor:
         """x (batch, queries, hidden) -> (batch, queries, hidden)."""
-        hidden = self.activation(self.gate(x)) * self.up(x) if self.gated else self.activation(self.up(x))
+        if not self.gated:
+            hidden = self.activation(self.up(x))
+        else:
+            gate, up = (self.gate(x), self.up(x)) if self.gate_up is None else self.gate_up(x).chunk(2, dim=-1)
+            hidden = self.activation(gate) * up
         if tap is not None:
             hidden = tap("ffn_hidden", self.layer, hidden)
         return cast(Tensor, self.down(hidden))

@@ -26,11 +26,16 @@ def frequencies(rope: RopeConfig, length: int) -> tuple[Tensor, float]:
     Only `dynamic` and `longrope` depend on the length, and only past the original one.
     Returns ((dim / 2) float32 in radians, attention factor).
     """
+    return _frequencies(rope, deciding_length(rope, length))
+
+
+def deciding_length(rope: RopeConfig, length: int) -> int:
+    """What of the length of a text decides its angles: texts for which it is the same have the same angles."""
     if rope.kind == "dynamic":
-        return _frequencies(rope, max(length, rope.original_length))
+        return max(length, rope.original_length)
     if rope.kind == "longrope":
-        return _frequencies(rope, rope.original_length + (length > rope.original_length))
-    return _frequencies(rope, 0)
+        return rope.original_length + (length > rope.original_length)
+    return 0
 
 
 @lru_cache(maxsize=64)
@@ -130,11 +135,30 @@ def rotation(rope: RopeConfig, positions: Tensor, length: int) -> tuple[Tensor, 
     return angles.cos() * factor, angles.sin() * factor
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the first 2 * cos.shape[-1] channels of x by [[cos, -sin], [sin, cos]], pairing i with i + d/2.
+def row_rotations(rope: RopeConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """`rotation` of rows that are texts of their own, each as long as its last position says, with an axis for the
+    heads: positions (batch, queries) int64 -> two tensors (batch, 1, queries, dim / 2) float32."""
+    if rope.kind in ("dynamic", "longrope"):
+        rows = [rotation(rope, row, int(row.max()) + 1) for row in positions]
+        cos, sin = (torch.stack(each) for each in zip(*rows, strict=True))
+    else:
+        cos, sin = rotation(rope, positions, 0)
+    return cos[:, None], sin[:, None]
 
-    x (batch, heads, queries, head_dim); cos, sin (queries, dim / 2) or (batch, 1, queries, dim / 2).
+
+def paired(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The tables of `rotation` written out for all channels, as `rotate` wants them: (cos, cos) and (-sin, sin), each
+    (..., queries, dim)."""
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates the first `dim` channels of x by [[cos, -sin], [sin, cos]], pairing i with i + dim / 2.
+
+    x (batch, heads, queries, head_dim); cos, sin as `paired` gives them, (queries, dim) or (batch, 1, queries, dim).
+    Two Hadamard products: x * (cos, cos) + (second half, first half) * (-sin, sin).
     """
-    half = cos.shape[-1]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1).to(x.dtype)
+    dim = cos.shape[-1]
+    if dim < x.shape[-1]:
+        return torch.cat((rotate(x[..., :dim], cos, sin), x[..., dim:]), dim=-1)
+    return torch.addcmul(x * cos, x.roll(dim // 2, -1), sin).to(x.dtype)

@@ -1,19 +1,22 @@
 """The causal language model, in the order of the computation: embedding, blocks, norm, lm_head."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.cache import KVCache, LayerCache
+from llmcli.model.cache import KVCache, LayerStore, Store
 from llmcli.model.config import ModelConfig
-from llmcli.model.layers import Attention, Embedding, FeedForward, make_norm
-from llmcli.model.linear import Linear
-from llmcli.model.positions import rotation
+from llmcli.model.forms import Float16
+from llmcli.model.layers import Attention, Embedding, FeedForward, Identity, make_norm
+from llmcli.model.linear import Linear, Part
+from llmcli.model.positions import deciding_length, paired, rotation, row_rotations
 from llmcli.model.tap import Tap
 
 Rope = tuple[Tensor, Tensor]
 
 
-class Block(nn.Module):
+class Block(Part):
     """Self-attention and a feed-forward network, each with its norms and its residual connection."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
@@ -21,15 +24,15 @@ class Block(nn.Module):
         self.layer = layer
         self.parallel = config.parallel_residual
         before, after = config.norm_placement != "post", config.norm_placement != "pre"
-        self.attention_norm = make_norm(config) if before else nn.Identity()
+        self.attention_norm = make_norm(config) if before else Identity()
         self.attention = Attention(config, layer)
-        self.attention_post_norm = make_norm(config) if after else nn.Identity()
-        self.ffn_norm = make_norm(config) if before else nn.Identity()
+        self.attention_post_norm = make_norm(config) if after else Identity()
+        self.ffn_norm = make_norm(config) if before else Identity()
         self.ffn = FeedForward(config, layer)
-        self.ffn_post_norm = make_norm(config) if after else nn.Identity()
+        self.ffn_post_norm = make_norm(config) if after else Identity()
 
     def forward(
-        self, x: Tensor, rope: Rope | None, visible: Tensor | None, cache: LayerCache | None, tap: Tap | None
+        self, x: Tensor, rope: Rope | None, visible: Tensor | None, cache: LayerStore | None, tap: Tap | None
     ) -> Tensor:
         """x (batch, queries, hidden) -> (batch, queries, hidden)."""
         normed = self._tapped(tap, "attention_norm", self.attention_norm(x))
@@ -50,7 +53,7 @@ class Block(nn.Module):
         return value if tap is None else tap(point, self.layer, value)
 
 
-class CausalLM(nn.Module):
+class CausalLM(Part):
     """Token ids -> logits for the next token, for every family that `ModelConfig` can describe."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -62,8 +65,16 @@ class CausalLM(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.num_layers))
         self.norm = make_norm(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, config.lm_head_bias)
+        self.kv_dtype: torch.dtype | None = None
+        """That of the keys and values in new caches; None: the one that is fastest to read, as `LayerCache` says."""
+        self.narrow: list[Float16] = []
+        """The matrices that one row is multiplied by in float16."""
         if config.tied:
             self.tie()
+
+    def new_cache(self) -> KVCache:
+        """A KV cache for one text, empty."""
+        return KVCache(self.config, self.kv_dtype)
 
     def tie(self) -> None:
         """lm_head reads the embedding table itself."""
@@ -78,10 +89,15 @@ class CausalLM(nn.Module):
         ropes = self.config.rope.values()
         return any(r.kind == "longrope" and 0 < old_length <= r.original_length < new_length for r in ropes)
 
+    def same_angles(self, length: int, other: int) -> bool:
+        """Whether a key is rotated alike in texts of both lengths. Where the scaling depends on the length (dynamic,
+        longrope), it is not, and tokens that could be fed together must be fed one by one."""
+        return all(deciding_length(r, length) == deciding_length(r, other) for r in self.config.rope.values())
+
     def forward(
         self,
         ids: Tensor,
-        cache: KVCache | None = None,
+        cache: Store | None = None,
         *,
         positions: Tensor | None = None,
         visible: Tensor | None = None,
@@ -91,15 +107,30 @@ class CausalLM(nn.Module):
         """ids (batch, queries) int64 -> logits (batch, queries, vocab) float32; (batch, 1, vocab) with `last_only`.
 
         With a cache the ids continue what it holds. `positions` (queries) or (batch, queries) int64 replaces the
-        count from the cache's length on; `visible` (batch, 1, queries, keys) bool the causal rule.
+        count from the cache's length on; with two axes each row is a text of its own. `visible` (batch, 1, queries,
+        keys) bool narrows the causal rule, as `Attention` says.
         """
+        start = cache.length if cache is not None else 0
         x = self.hidden_states(ids, cache, positions=positions, visible=visible, tap=tap)
-        return self.logits(x[:, -1:] if last_only else x)
+        logits = self.logits(x[:, -1:] if last_only else x)
+        if not self._overflowed(logits):
+            return logits
+        for form in self.narrow:
+            form.wide = True
+        if isinstance(cache, KVCache):
+            cache.crop(start)
+        elif cache is not None:
+            cache.length = start  # the rows of a batch write where they did
+        return self.forward(ids, cache, positions=positions, visible=visible, tap=tap, last_only=last_only)
+
+    def _overflowed(self, logits: Tensor) -> bool:
+        """Whether a product in float16 went past what float16 can hold; see `forms.Float16`."""
+        return bool(self.narrow) and not self.narrow[0].wide and not math.isfinite(float(logits.sum()))
 
     def hidden_states(
         self,
         ids: Tensor,
-        cache: KVCache | None = None,
+        cache: Store | None = None,
         *,
         positions: Tensor | None = None,
         visible: Tensor | None = None,
@@ -107,16 +138,15 @@ class CausalLM(nn.Module):
     ) -> Tensor:
         """What lm_head reads: (batch, queries, hidden), after the final norm. Arguments as in `forward`."""
         start = cache.length if cache is not None else 0
-        end = start + ids.shape[1]
+        end = start + ids.shape[1] if positions is None else int(positions.max()) + 1
         if positions is None:
             positions = torch.arange(start, end, device=ids.device)
-        else:
-            end = int(positions.max()) + 1
         x = self._embed(ids, positions)
         x = x if tap is None else tap("embedding", -1, x)
-        ropes = {kind: rotation(rope, positions, end) for kind, rope in self.config.rope.items()}
-        if positions.dim() == 2:  # (batch, queries, dim / 2) -> one more axis, for the heads
-            ropes = {kind: (cos[:, None], sin[:, None]) for kind, (cos, sin) in ropes.items()}
+        if positions.dim() == 2:
+            ropes = {kind: paired(*row_rotations(rope, positions)) for kind, rope in self.config.rope.items()}
+        else:
+            ropes = {kind: paired(*rotation(rope, positions, end)) for kind, rope in self.config.rope.items()}
         for i, block in enumerate(self.blocks):
             rope = ropes[self.config.layer_type(i)] if self.config.rotates(i) else None
             x = block(x, rope, visible, cache.layers[i] if cache is not None else None, tap)
@@ -126,10 +156,11 @@ class CausalLM(nn.Module):
         return x if tap is None else tap("final_norm", self.config.num_layers, x)
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
-        x: Tensor = self.embedding(ids)
+        dtype = self.norm.weight.dtype  # of all that is added up; the tables may be stored in a smaller one
+        x: Tensor = self.embedding(ids).to(dtype)
         if self.config.embedding_scale != 1.0:
             x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype, device=x.device)
-        return x + self.positions(positions) if self.config.learned_positions else x
+        return x + self.positions(positions).to(dtype) if self.config.learned_positions else x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final hidden states (..., hidden) -> logits (..., vocab) float32, soft-capped where the family does so."""

@@ -8,7 +8,7 @@ import torch
 from llmcli.model.config import FULL, RopeConfig
 from llmcli.model.families.keys import Keys
 from llmcli.model.families.rope import read_rope
-from llmcli.model.positions import base_frequencies, frequencies, rotate, rotation
+from llmcli.model.positions import base_frequencies, frequencies, paired, rotate, rotation
 
 LONG = [1.0 + 0.9 * i for i in range(48)]
 SHORT = [1.0 + 0.01 * i for i in range(48)]
@@ -87,7 +87,7 @@ def test_the_hadamard_form_is_the_matrix_product() -> None:
     positions = torch.tensor([0, 1, 7, 500])
     cos, sin = rotation(RopeConfig(8), positions, 501)
     x = torch.randn(1, 2, 4, 8, generator=torch.Generator().manual_seed(3))
-    turned = rotate(x, cos, sin)
+    turned = rotate(x, *paired(cos, sin))
     for m in range(4):
         torch.testing.assert_close(turned[0, :, m], x[0, :, m] @ rotation_matrix(cos[m], sin[m]).T)
     assert torch.equal(turned[..., 0, :], x[..., 0, :])
@@ -103,7 +103,7 @@ def test_scores_depend_on_the_distance_alone_and_other_channels_stay() -> None:
         return (rotate(q, *at(m)) * rotate(k, *at(n))).sum()
 
     def at(m: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return rotation(rope, torch.tensor([m]), 600)
+        return paired(*rotation(rope, torch.tensor([m]), 600))
 
     torch.testing.assert_close(score(3, 1), score(503, 501), atol=1e-4, rtol=0)
     assert abs(score(3, 1) - score(3, 2)) > 1e-3

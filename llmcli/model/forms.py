@@ -1,0 +1,213 @@
+"""The forms in which a weight matrix can be held on a CPU, each with what multiplies it fastest.
+
+Reading the weights is what a decode step costs, so a form is small first. A form is called with activations (..., in)
+and gives (..., out); it may answer in 16 bits, and whoever adds that to a float32 tensor gets float32. `rows` below are
+the product of the leading axes: one in a decode step, many in prefill and in batches.
+"""
+
+import warnings
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+FLOAT16_MAX = 65504.0
+_SCRATCH = 1 << 22
+"""Elements of a matrix that are converted at a time: 8 MB of bfloat16, which stays in the cache until it is read."""
+
+
+class Form(Protocol):
+    """A weight matrix (out_features, in_features) and its bias."""
+
+    bytes: int
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+    def dense(self) -> Tensor:
+        """The matrix as it is multiplied, (out_features, in_features) float32: a copy."""
+        ...
+
+
+class Float32:
+    """Blocked by oneDNN: twice the bandwidth of the plain layout for one row, and as many rows as one costs."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.shape = weight.shape
+        self.bytes = weight.numel() * 4
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.float(), _BLOCKED_FOR)
+        self._bias = None if bias is None else bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
+        return y
+
+    def dense(self) -> Tensor:
+        weight: Tensor = self._packed.to_dense()
+        return weight
+
+
+class BFloat16:
+    """Blocked by oneDNN; activations and results in bfloat16. One to eight rows cost the same."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.bytes = weight.numel() * 2
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), _BLOCKED_FOR)
+        self._bias = None if bias is None else bias.bfloat16()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self._packed, self._bias, "none", [], "")
+        return y
+
+    def dense(self) -> Tensor:
+        weight: Tensor = self._packed.to_dense().float()
+        return weight
+
+
+class Float16:
+    """Plain float16. One row reads the weights at the speed of memory, and is computed in float16 with sums in float32.
+    More rows are computed in bfloat16, for which there are fast kernels, from a converted copy that lives only as long
+    as its product.
+
+    float16 ends at 65,504. What overflows becomes infinite, and the logits are then not finite: `CausalLM` sees that,
+    makes all its matrices `wide` and computes the step again. A saturating function may hide an infinity on the way,
+    but only where the true value saturates it as well.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = weight.to(torch.float16).contiguous()
+        self.bytes = weight.numel() * 2
+        self._bias = None if bias is None else bias.half()
+        self._bias32 = None if bias is None else bias.float()
+        self._bias16 = None if bias is None else bias.bfloat16()
+        self.wide = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.numel() != x.shape[-1]:
+            return self._many(x.bfloat16())
+        return self._wide(x.float()) if self.wide else F.linear(x.half(), self._weight, self._bias)
+
+    def _wide(self, x: Tensor) -> Tensor:
+        """One row scaled to a largest value of 1, so that nothing overflows: float32."""
+        scale = x.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+        y = F.linear((x / scale).half(), self._weight).float() * scale
+        return y if self._bias32 is None else y + self._bias32
+
+    def _many(self, x: Tensor) -> Tensor:
+        rows = max(1, _SCRATCH // self._weight.shape[1])
+        # By way of float32, for which there are vector instructions both ways: six times faster than at once.
+        parts = [F.linear(x, part.float().bfloat16()) for part in torch.split(self._weight, rows)]
+        y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return y if self._bias16 is None else y + self._bias16
+
+    def dense(self) -> Tensor:
+        return self._weight.float()
+
+
+class Int8:
+    """int8 weights with a scale a row of the matrix, activations rounded to 8 bits on the way (fbgemm, with a bias in
+    float32).
+
+    All activations of a call share one scale, so two things must not reach it. Rows of different size: each is
+    brought to a largest value of 1 first, where there are many. Channels of different size: `channels` (in) are the
+    sizes of the input channels as far as the weights tell them (see `pack.channel_sizes`); the matrix is multiplied by
+    them and the activations are divided, which changes no product (Xiao et al. 2022, SmoothQuant, arXiv:2211.10438).
+    """
+
+    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, channels: Tensor | None = None) -> None:
+        """weight (out, in) int8, scales (out) float32."""
+        self.bytes = weight.numel() + 4 * scales.numel()
+        zeros = torch.zeros(len(scales), dtype=torch.int64)
+        with warnings.catch_warnings():  # that such tensors will go one day; `pack.lacking` asks for what they need
+            warnings.simplefilter("ignore", UserWarning)
+            quantized = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)
+        self._packed = torch.ops.quantized.linear_prepack(quantized, bias if bias is None else bias.float())
+        self._bias = bias
+        self._divide = None if channels is None else 1.0 / channels
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.float() if self._divide is None else x * self._divide
+        if x.numel() == x.shape[-1]:
+            y: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed)
+            return y
+        size = x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        y = torch.ops.quantized.linear_dynamic(x / size, self._packed)
+        # The kernel has added the bias to the scaled product.
+        return y * size if self._bias is None else torch.addcmul(self._bias, y - self._bias, size)
+
+    def dense(self) -> Tensor:
+        weight: Tensor = torch.ops.quantized.linear_unpack(self._packed)[0].dequantize()
+        return weight if self._divide is None else weight * self._divide
+
+
+class Int4:
+    """int4 weights with a scale and a zero point for each group of input channels, in bfloat16; so are activations and
+    results."""
+
+    def __init__(self, packed: Tensor, scales: Tensor, rows: int, bias: Tensor | None) -> None:
+        """packed as `pack_int4` gives it, scales (in / group, out, 2) bfloat16; `rows` is out_features."""
+        self._packed, self._scales = packed, scales
+        self._group = packed.shape[1] * 2 // scales.shape[0]
+        self._rows = rows
+        self.bytes = packed.numel() + 2 * scales.numel()
+        self._bias = None if bias is None else bias.bfloat16()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        flat = x.bfloat16().reshape(-1, x.shape[-1])
+        whole = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._packed, self._group, self._scales)
+        y: Tensor = whole[:, : self._rows].reshape(*x.shape[:-1], self._rows)
+        return y if self._bias is None else y + self._bias
+
+    def dense(self) -> Tensor:
+        eye = torch.eye(self._packed.shape[1] * 2, dtype=torch.bfloat16)
+        whole: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(eye, self._packed, self._group, self._scales)
+        return whole[:, : self._rows].t().float()
+
+
+_BLOCKED_FOR = 32
+"""The number of rows that oneDNN is told to expect. A layout for one row is no faster there, and slower for more."""
+
+
+def quantize_int8(weight: Tensor, channels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """A matrix times its channels' sizes, in int8 with a scale a row, symmetric: (out, in) int8, (out) float32."""
+    out = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(len(weight))
+    for start, part in _slices(weight, channels):
+        scale = (part.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        scales[start : start + len(part)] = scale
+        out[start : start + len(part)] = (part / scale[:, None]).round_().to(torch.int8)
+    return out, scales
+
+
+INT4_GROUP = 32
+_INT4_ROWS = 64
+"""The kernel for packed int4 matrices wants a multiple of this many rows."""
+
+
+def quantize_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix whose in_features are a multiple of `INT4_GROUP`, in int4 with a scale and a zero point a group:
+    (rows, in / 2) uint8 as the kernel wants them, and (in / group, rows, 2) bfloat16; rows are out_features, filled up.
+    """
+    columns = weight.shape[1]
+    rows = -(-len(weight) // _INT4_ROWS) * _INT4_ROWS
+    packed = torch.empty(rows, columns // 2, dtype=torch.uint8)
+    scales = torch.zeros(columns // INT4_GROUP, rows, 2, dtype=torch.bfloat16)
+    for start, part in _slices(weight, None):
+        groups = part.view(len(part), -1, INT4_GROUP)
+        low, high = groups.amin(-1), groups.amax(-1)
+        scale = ((high - low) / 15).clamp_min(1e-8).bfloat16()
+        zero = (low + 8 * scale.float()).bfloat16()  # the kernel computes (q - 8) * scale + zero
+        whole = ((groups - zero.float()[..., None]) / scale.float()[..., None] + 8).round_().clamp_(0, 15)
+        scales[:, start : start + len(part)] = torch.stack((scale.t(), zero.t()), dim=-1)
+        quantized = F.pad(whole.flatten(1).to(torch.int32), (0, 0, 0, -len(part) % _INT4_ROWS), value=8)
+        packed[start : start + len(quantized)] = torch.ops.aten._convert_weight_to_int4pack_for_cpu(quantized, 1)
+    return packed, scales
+
+
+def _slices(weight: Tensor, channels: Tensor | None) -> Iterator[tuple[int, Tensor]]:
+    """The matrix in float32, some rows at a time, so that no copy of the whole is made; a multiple of 64 rows each."""
+    rows = max(1, _SCRATCH // (weight.shape[1] * _INT4_ROWS)) * _INT4_ROWS
+    for start in range(0, len(weight), rows):
+        part = weight[start : start + rows].float()
+        yield start, part if channels is None else part * channels

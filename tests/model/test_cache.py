@@ -1,0 +1,123 @@
+"""The KV cache: how it grows, goes back, and in which number format it keeps things."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from llmcli.model.cache import KV_DTYPES, KVCache, LayerCache
+
+from .conftest import Pair, assert_close, text
+
+Pairs = Callable[[str], Pair]
+
+
+def appended(cache: LayerCache, count: int, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Appends `count` keys that are numbered from `first` on, with their negatives as values."""
+    numbers = torch.arange(first, first + count, dtype=torch.float32)
+    keys = numbers[None, None, :, None].expand(1, 2, count, 4)
+    return cache.append(keys, -keys)
+
+
+def numbers(keys: torch.Tensor) -> list[int]:
+    assert torch.equal(keys, keys[:, :1, :, :1].expand_as(keys))
+    return [int(each) for each in keys[0, 0, :, 0].tolist()]
+
+
+def test_appending_copies_seldom_and_never_takes_much_more_than_it_needs() -> None:
+    cache = LayerCache(None)
+    each = 2 * 2 * 4 * 4
+    moves, place = 0, None
+    for i in range(5000):
+        keys, values = appended(cache, 1, i)
+        moves += keys.data_ptr() != place
+        place = keys.data_ptr()
+        assert (i + 1) * each <= cache.allocated_bytes <= (2 * i + 256) * each
+    assert moves == 6  # 256, 512, ... 8192
+    assert numbers(keys) == [-n for n in numbers(values)] == list(range(5000))
+
+
+def test_a_prompt_takes_what_it_needs_and_no_whole_context() -> None:
+    cache = LayerCache(None)
+    appended(cache, 1000)
+    assert cache.allocated_bytes == 1024 * 2 * 2 * 4 * 4
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_going_back_over_the_last_append_is_as_if_it_never_was(window: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    cache, fresh = LayerCache(window), LayerCache(window)
+    length = 0
+    for _ in range(300):
+        drafted = int(torch.randint(1, 9, (), generator=generator))
+        kept = int(torch.randint(1, drafted + 1, (), generator=generator))
+        seen, _ = appended(cache, drafted, length)
+        assert numbers(seen)[-drafted:] == list(range(length, length + drafted))
+        assert cache.can_forget(drafted - kept, length + drafted)
+        cache.forget(drafted - kept)
+        appended(fresh, kept, length)
+        length += kept
+        assert [numbers(each) for each in cache.kept()] == [numbers(each) for each in fresh.kept()]
+        assert numbers(cache.kept()[0])[-1] == length - 1
+
+
+def test_a_sliding_layer_does_not_go_back_to_what_it_dropped() -> None:
+    cache = LayerCache(9)
+    appended(cache, 256)
+    assert cache.can_forget(200, 256)
+    appended(cache, 1, 256)  # the buffer is full: the last 8 keys move to its front
+    assert cache.can_forget(1, 257)
+    assert not cache.can_forget(2, 257)
+    with pytest.raises(ValueError, match="empty"):
+        LayerCache(9).kept()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "gemma3", "phi3-partial-sliding"])
+def test_a_cropped_cache_goes_on_like_one_that_never_saw_more(pairs: Pairs, name: str) -> None:
+    model = pairs(name).ours
+    ids = text(60)
+    expected = model(ids)
+    cache = model.new_cache()
+    model(ids[:, :30], cache)
+    for start in range(30, 52, 3):
+        wrong = (ids[:, start : start + 8] + 1) % 101
+        wrong[:, :3] = ids[:, start : start + 3]
+        assert_close(model(wrong, cache)[:, :3], expected[:, start : start + 3], 1e-5)
+        cache.crop(start + 3)
+        assert cache.length == start + 3
+
+
+def test_what_cannot_be_cropped_is_refused(pairs: Pairs) -> None:
+    cache = KVCache(pairs("mistral").ours.config)
+    for length in (-1, 1):
+        with pytest.raises(ValueError, match=f"0 tokens cannot go back to {length}"):
+            cache.crop(length)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", list(KV_DTYPES))
+def test_keys_are_kept_as_asked_for_and_read_in_float32_on_a_cpu(name: str, computed: torch.dtype) -> None:
+    cache = LayerCache(None, KV_DTYPES[name])
+    given = torch.full((1, 2, 3, 4), 1 / 3, dtype=computed)
+    keys, values = cache.append(given, given)
+    stored = KV_DTYPES[name] or torch.float32
+    assert keys.dtype == values.dtype == torch.float32
+    assert cache.allocated_bytes == 256 * 2 * 2 * 4 * stored.itemsize
+    assert torch.equal(keys, given.to(stored).float())
+    assert cache.kept()[0].dtype == stored
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2-caps"])
+def test_a_cache_of_16_bits_changes_little(pairs: Pairs, name: str) -> None:
+    model = pairs(name).ours
+    ids = text(40)
+    expected = model(ids)[:, 20:]
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 8e-2)):
+        cache = KVCache(model.config, dtype)
+        model(ids[:, :20], cache)
+        found = torch.cat([model(ids[:, i : i + 1], cache) for i in range(20, 40)], dim=1)
+        assert_close(found, expected, tolerance)
+        assert dtype == torch.float32 or float((found - expected).abs().max()) > 1e-4
