@@ -1,11 +1,19 @@
 """The options of `llmcli inspect-attention`, and which of them go together."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llmcli.cli.options import SeedOption
+from llmcli.cli.view import spelled, typed_options
 from llmcli.errors import UsageError
+from llmcli.files import check_target
+from llmcli.ranges import parse_ranges
+
+if TYPE_CHECKING:
+    from llmcli.pipeline import Pipeline
 
 LayerOption = Annotated[
     str | None,
@@ -60,6 +68,54 @@ ColsOption = Annotated[
 ]
 PoolOption = Annotated[int, typer.Option("--pool", metavar="K", min=1, help="Draw blocks of K x K tokens.")]
 
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """What is asked for, as typed, and how it is drawn. Raises `UsageError`."""
+
+    layer: LayerOption = None
+    head: HeadOption = None
+    mean: MeanOption = None
+    values: ValuesOption = False
+    scores: ScoresOption = False
+    steps: StepsOption = False
+    drop_sink: DropSinkOption = False
+    top_heads: TopHeadsOption = None
+    limit: LimitOption = 10
+    token: TokenOption = None
+    generate: GenerateOption = None
+    verify: VerifyOption = False
+    temperature: TemperatureOption = 0.0
+    seed: SeedOption = None
+    rows: RowsOption = None
+    cols: ColsOption = None
+    pool: PoolOption = 1
+    hidden: HiddenOption = None
+
+    def __post_init__(self) -> None:
+        if self.steps and (self.layer is None or self.head is None):
+            raise UsageError("--steps shows one head", "give one --layer and one --head")
+        if self.hidden is not None:
+            check_target(self.hidden)
+
+    @property
+    def overview(self) -> bool:
+        return self.layer is None and self.head is None and self.mean is None
+
+    def maps(self, pipeline: "Pipeline") -> dict[str, Any]:
+        """The choice of maps, for `attention`. Raises `UsageError` for ranges outside the model."""
+        config = pipeline.model.config
+        layers = None if self.layer is None else parse_ranges(self.layer, config.num_layers, "layer")
+        heads = None if self.head is None else parse_ranges(self.head, config.num_heads, "head")
+        return {"layers": layers, "heads": heads, "mean": self.mean, "drop_sink": self.drop_sink}
+
+    def generation(self) -> dict[str, Any]:
+        """The generation, for `attention`; nothing where none is asked for."""
+        if self.generate is None:
+            return {}
+        return {"max_tokens": self.generate, "temperature": self.temperature, "seed": self.seed}
+
+
 # An option, and those that would change nothing beside it.
 _ALONE = {
     "steps": ("top_heads", "token", "mean", "generate", "drop_sink", "scores", "rows", "cols", "pool"),
@@ -72,15 +128,14 @@ _NEEDS = {"verify": "generate", "temperature": "generate", "seed": "temperature"
 
 def check_together(context: typer.Context) -> None:
     """Raises `UsageError` where an option was typed that would be ignored."""
-    typed = {name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+    typed = typed_options(context)
     for name, others in _ALONE.items():
         for other in others:
             if name in typed and other in typed:
-                raise UsageError(f"{_option(other)} does not go with {_option(name)}", "leave one of the two out")
+                raise UsageError(
+                    f"{spelled(context, other)} does not go with {spelled(context, name)}", "leave one of the two out"
+                )
     for name, needed in _NEEDS.items():
         if name in typed and needed not in typed:
-            raise UsageError(f"{_option(name)} belongs to {_option(needed)}", f"give {_option(needed)} too")
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+            wanted = spelled(context, needed)
+            raise UsageError(f"{spelled(context, name)} belongs to {wanted}", f"give {wanted} too")

@@ -5,43 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llmcli.cli.groups import with_groups
 from llmcli.cli.io import is_terminal, note, write_out
-from llmcli.cli.options import (
-    DEFAULT_MODEL,
-    ColorOption,
-    DeviceOption,
-    FileOption,
-    JsonOption,
-    ModelOption,
-    SeedOption,
-    TextArgument,
-    ThreadsOption,
-)
-from llmcli.cli.sampling_options import (
-    GreedyOption,
-    MinPOption,
-    RepetitionPenaltyOption,
-    TemperatureOption,
-    TopKOption,
-    TopPOption,
-    TypicalPOption,
-)
-from llmcli.cli.view import (
-    CsvOption,
-    HtmlOption,
-    KeepNewlineOption,
-    NpzOption,
-    PngOption,
-    SvgOption,
-    ViewDtypeOption,
-    ViewOptions,
-    WidthOption,
-    emit,
-    load_for_view,
-    screen_of,
-    view_options,
-    view_text,
-)
+from llmcli.cli.options import DEFAULT_MODEL, ModelOption
+from llmcli.cli.sampling_more import takes_sampling, typed_sampling
+from llmcli.cli.view import LoadOptions, TextOptions, ViewOptions, emit, screen_of, spelled, typed_options
 from llmcli.errors import UsageError
 from llmcli.ranges import parse_one
 from llmcli.sampling_params import merged
@@ -51,7 +19,6 @@ if TYPE_CHECKING:
     from llmcli.pipeline import Pipeline
 
 EXAMPLE = 'llmcli explain "Once upon a time"'
-SAMPLING = ("greedy", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "seed")
 StageName = Literal[
     "encoding", "embedding", "block", "norm", "attention", "residual", "ffn", "blocks", "lm_head", "softmax",
     "sampling", "decoding",
@@ -60,10 +27,12 @@ _OF_A_BLOCK = ("block", "norm", "attention", "residual", "ffn", "blocks")
 _OF_THE_DRAW = ("sampling", "decoding")
 
 
+@with_groups
+@takes_sampling(after="limit")
 def explain(
+    sampling: dict[str, Any],
     context: typer.Context,
-    text: TextArgument = None,
-    file: FileOption = None,
+    text: TextOptions,
     model: ModelOption = DEFAULT_MODEL,
     layer: Annotated[
         str, typer.Option("--layer", metavar="L", help="The block that is opened, from 0 on; -1 is the last.")
@@ -88,26 +57,9 @@ def explain(
         typer.Option("--cols", metavar="C", help="Keys drawn of the attention map: 0-9,20.", show_default=False),
     ] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Tokens to list of a distribution.")] = 5,
-    greedy: GreedyOption = False,
-    temperature: TemperatureOption = None,
-    top_k: TopKOption = None,
-    top_p: TopPOption = None,
-    min_p: MinPOption = None,
-    typical_p: TypicalPOption = None,
-    repetition_penalty: RepetitionPenaltyOption = None,
-    seed: SeedOption = None,
-    keep_newline: KeepNewlineOption = False,
-    json: JsonOption = False,
-    csv: CsvOption = False,
-    npz: NpzOption = None,
-    png: PngOption = None,
-    svg: SvgOption = None,
-    html: HtmlOption = None,
-    width: WidthOption = None,
-    color: ColorOption = "auto",
-    dtype: ViewDtypeOption = "float32",
-    threads: ThreadsOption = None,
-    device: DeviceOption = "auto",
+    *,
+    view: ViewOptions,
+    load: LoadOptions,
 ) -> None:
     """Walk from a text to its next token, stage by stage, with the model's own numbers.
 
@@ -122,39 +74,32 @@ def explain(
       $ llmcli explain --only attention --layer 2 "Once upon a time"
       $ llmcli explain --top-k 40 --seed 7 --only sampling "Once upon a time"
     """
-    options = view_options(json, csv, npz, png, svg, html, width, color)
-    typed = [name for name in SAMPLING if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
-    picked = str(context.get_parameter_source("layer")).endswith("COMMANDLINE")
-    _check_together(only, typed=typed, layer=picked)
+    typed = [spelled(context, name) for name in typed_sampling(context)]
+    _check_together(only, typed=typed, layer="layer" in typed_options(context))
     if step:
-        _check_terminal(options)
-    given: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
-    given |= {"typical_p": typical_p, "repetition_penalty": repetition_penalty}
-    if greedy:
-        given |= {"greedy": True, "temperature": temperature if "temperature" in typed else None}
-    merged({}, given)
-    words = view_text(text, file, EXAMPLE, keep_newline=keep_newline)
-    pipeline = load_for_view(model, device, threads, dtype)
+        _check_terminal(view)
+    merged({}, sampling)
+    words = text.read(EXAMPLE)
+    pipeline = load.load(model)
     from llmcli.inspect.explain import explain as walk_through
 
     number = parse_one(layer, pipeline.model.config.num_layers, "layer")
-    walk = walk_through(pipeline, words, layer=number, only=only, limit=limit, **given)
+    walk = walk_through(pipeline, words, layer=number, only=only, limit=limit, **sampling)
     _note_seed(walk)
-    _show(pipeline, walk, options, rows, cols, step=step)
+    _show(pipeline, walk, view, rows, cols, step=step)
 
 
 def _check_together(only: str | None, *, typed: list[str], layer: bool) -> None:
     if only is None:
         return
     if typed and only not in _OF_THE_DRAW:
-        option = "--" + typed[0].replace("_", "-")
-        raise UsageError(f"{option} changes nothing in --only {only}", "leave it out, or show --only sampling")
+        raise UsageError(f"{typed[0]} changes nothing in --only {only}", "leave it out, or show --only sampling")
     if layer and only not in _OF_A_BLOCK:
         raise UsageError(f"--layer opens a block, which --only {only} does not show", "leave out one of the two")
 
 
 def _check_terminal(options: ViewOptions) -> None:
-    if options.json or options.csv or options.files:
+    if not options.on_terminal:
         raise UsageError("--step draws on the terminal, and another form is asked for", "leave out one of the two")
     if not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         raise UsageError(

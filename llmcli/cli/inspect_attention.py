@@ -1,65 +1,24 @@
 """`llmcli inspect-attention`: where every head of a model looks."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmcli.cli.attention_options import (
-    ColsOption,
-    DropSinkOption,
-    GenerateOption,
-    HeadOption,
-    HiddenOption,
-    LayerOption,
-    LimitOption,
-    MeanOption,
-    PoolOption,
-    RowsOption,
-    ScoresOption,
-    StepsOption,
-    TemperatureOption,
-    TokenOption,
-    TopHeadsOption,
-    ValuesOption,
-    VerifyOption,
-    check_together,
-)
+from llmcli.cli.attention_options import AttentionOptions, check_together
+from llmcli.cli.groups import with_groups
 from llmcli.cli.io import note
-from llmcli.cli.options import (
-    DEFAULT_MODEL,
-    ColorOption,
-    DeviceOption,
-    FileOption,
-    JsonOption,
-    ModelOption,
-    SeedOption,
-    TextArgument,
-    ThreadsOption,
-)
-from llmcli.cli.view import (
-    CsvOption,
-    HtmlOption,
-    KeepNewlineOption,
-    NpzOption,
-    PngOption,
-    SvgOption,
-    ViewDtypeOption,
-    WidthOption,
-    emit,
-    load_for_view,
-    view_options,
-    view_text,
-)
+from llmcli.cli.options import DEFAULT_MODEL, ModelOption
+from llmcli.cli.view import LoadOptions, TextOptions, ViewOptions, emit
 from llmcli.errors import CheckFailedError, UsageError
-from llmcli.ranges import parse_one, parse_ranges
+from llmcli.files import write_whole
+from llmcli.ranges import parse_one
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from llmcli.inspect.attention import Attention
-    from llmcli.pipeline import Pipeline
+    from llmcli.pipeline import Pipeline, Prompt
     from llmcli.render.attention_view import Drawing
     from llmcli.render.export import View
 
@@ -67,41 +26,15 @@ EXAMPLE = 'llmcli inspect-attention "Once upon a time"'
 RANKINGS = {"prev": "previous token", "induction": "induction", "sink": "first-token sink", "entropy": "entropy"}
 
 
+@with_groups
 def inspect_attention(
     context: typer.Context,
-    text: TextArgument = None,
-    file: FileOption = None,
+    text: TextOptions,
     model: ModelOption = DEFAULT_MODEL,
-    layer: LayerOption = None,
-    head: HeadOption = None,
-    mean: MeanOption = None,
-    values: ValuesOption = False,
-    scores: ScoresOption = False,
-    steps: StepsOption = False,
-    drop_sink: DropSinkOption = False,
-    top_heads: TopHeadsOption = None,
-    limit: LimitOption = 10,
-    token: TokenOption = None,
-    generate: GenerateOption = None,
-    verify: VerifyOption = False,
-    temperature: TemperatureOption = 0.0,
-    seed: SeedOption = None,
-    rows: RowsOption = None,
-    cols: ColsOption = None,
-    pool: PoolOption = 1,
-    hidden: HiddenOption = None,
-    keep_newline: KeepNewlineOption = False,
-    json: JsonOption = False,
-    csv: CsvOption = False,
-    npz: NpzOption = None,
-    png: PngOption = None,
-    svg: SvgOption = None,
-    html: HtmlOption = None,
-    width: WidthOption = None,
-    color: ColorOption = "auto",
-    dtype: ViewDtypeOption = "float32",
-    threads: ThreadsOption = None,
-    device: DeviceOption = "auto",
+    *,
+    ask: AttentionOptions,
+    view: ViewOptions,
+    load: LoadOptions,
 ) -> None:
     """Show the attention weights: which earlier tokens each token looks at, in every head.
 
@@ -117,69 +50,29 @@ def inspect_attention(
       $ llmcli inspect-attention --generate 20 --verify "Once upon a time"
       $ llmcli inspect-attention --html attention.html "Once upon a time"
     """
-    options = view_options(json, csv, npz, png, svg, html, width, color, others=[hidden])
     check_together(context)
-    if steps and (layer is None or head is None):
-        raise UsageError("--steps shows one head", "give one --layer and one --head")
-    ask = Asked(
-        layer, head, mean, scores, drop_sink, generate, temperature, seed, verify, token, steps, top_heads, limit
-    )
-    words = view_text(text, file, EXAMPLE, keep_newline=keep_newline)
-    pipeline = load_for_view(model, device, threads, dtype)
+    words = text.read(EXAMPLE)
+    pipeline = load.load(model)
     from llmcli.render.attention_view import Drawing
     from llmcli.render.window import Window
 
-    how = Drawing(pipeline.name, pipeline.dtype, Window(rows, cols, pool), values)
-    found, view = _view(pipeline, words, ask, how, with_page=html is not None)
-    if hidden is not None:
-        _write_hidden(pipeline, found, hidden)
-    if hidden is None or json or csv or options.files:
-        emit(view, options)
-    difference = view.data.get("verify", {}).get("largest_difference", 0.0)
-    if difference > view.data.get("verify", {}).get("tolerance", 0.0):
+    how = Drawing(pipeline.name, pipeline.dtype, Window(ask.rows, ask.cols, ask.pool), ask.values)
+    found, drawn = _view(pipeline, words, ask, how, with_page=view.html is not None)
+    if ask.hidden is not None:
+        _write_hidden(pipeline, found, ask.hidden)
+    if ask.hidden is None or not view.on_terminal:
+        emit(drawn, view)
+    difference = drawn.data.get("verify", {}).get("largest_difference", 0.0)
+    if difference > drawn.data.get("verify", {}).get("tolerance", 0.0):
         raise CheckFailedError(
             f"the cached maps differ from one uncached pass by {difference:.2e}",
             "positions that depend on the length (dynamic scaling) do so past the original context",
         )
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What was asked for, as typed."""
-
-    layer: str | None
-    head: str | None
-    mean: Literal["heads", "layers"] | None
-    scores: bool
-    drop_sink: bool
-    generate: int | None
-    temperature: float
-    seed: int | None
-    verify: bool
-    token: str | None
-    steps: bool
-    top_heads: str | None
-    limit: int
-
-    @property
-    def overview(self) -> bool:
-        return self.layer is None and self.head is None and self.mean is None
-
-    def maps(self, pipeline: "Pipeline") -> dict[str, Any]:
-        """The choice of maps, for `attention`. Raises `UsageError` for ranges outside the model."""
-        config = pipeline.model.config
-        layers = None if self.layer is None else parse_ranges(self.layer, config.num_layers, "layer")
-        heads = None if self.head is None else parse_ranges(self.head, config.num_heads, "head")
-        return {"layers": layers, "heads": heads, "mean": self.mean, "drop_sink": self.drop_sink}
-
-    def generation(self) -> dict[str, Any]:
-        """The generation, for `attention`; nothing where none is asked for."""
-        if self.generate is None:
-            return {}
-        return {"max_tokens": self.generate, "temperature": self.temperature, "seed": self.seed}
-
-
-def _view(pipeline: "Pipeline", words: str, ask: Asked, how: "Drawing", *, with_page: bool) -> "tuple[Attention, View]":
+def _view(
+    pipeline: "Pipeline", words: "Prompt", ask: AttentionOptions, how: "Drawing", *, with_page: bool
+) -> "tuple[Attention, View]":
     from llmcli.inspect.attention import TOLERANCE, largest_difference, rank_heads
     from llmcli.render import attention_view as views
 
@@ -205,7 +98,9 @@ def _view(pipeline: "Pipeline", words: str, ask: Asked, how: "Drawing", *, with_
     )
 
 
-def _steps(pipeline: "Pipeline", words: str, found: "Attention", how: "Drawing", page: "Callable[[], str]") -> "View":
+def _steps(
+    pipeline: "Pipeline", words: "Prompt", found: "Attention", how: "Drawing", page: "Callable[[], str]"
+) -> "View":
     from llmcli.render.attention_view import steps_view
 
     if len(found.maps) != 1:
@@ -217,7 +112,13 @@ def _steps(pipeline: "Pipeline", words: str, found: "Attention", how: "Drawing",
 
 
 def _page(
-    pipeline: "Pipeline", words: str, found: "Attention", ask: Asked, chosen: dict[str, Any], *, with_page: bool
+    pipeline: "Pipeline",
+    words: "Prompt",
+    found: "Attention",
+    ask: AttentionOptions,
+    chosen: dict[str, Any],
+    *,
+    with_page: bool,
 ) -> "Callable[[], str]":
     """What makes the page: of the chosen maps, or where nothing was chosen of all heads.
 
@@ -242,9 +143,9 @@ def _page(
 
 
 def _write_hidden(pipeline: "Pipeline", found: "Attention", path: Path) -> None:
-    from llmcli.render.export import npz_bytes, write_file
+    from llmcli.render.export import npz_bytes
 
     ids = [token.id for token in found.fed]
     tokens = [{"id": token.id, "piece": token.piece} for token in found.fed]
-    write_file(path, npz_bytes({"tokens": tokens, "hidden_states": pipeline.hidden_states(ids)}))
+    write_whole(path, npz_bytes({"tokens": tokens, "hidden_states": pipeline.hidden_states(ids)}))
     note(f"wrote {path}")

@@ -4,37 +4,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llmcli.cli.grammar_options import GrammarOptions
+from llmcli.cli.groups import with_groups
 from llmcli.cli.io import note
-from llmcli.cli.options import (
-    DEFAULT_MODEL,
-    ColorOption,
-    DeviceOption,
-    FileOption,
-    JsonOption,
-    ModelOption,
-    TextArgument,
-    ThreadsOption,
-)
+from llmcli.cli.options import DEFAULT_MODEL, ModelOption
 from llmcli.cli.sampling_more import takes_sampling, typed_sampling
-from llmcli.cli.view import (
-    CsvOption,
-    HtmlOption,
-    KeepNewlineOption,
-    NpzOption,
-    PngOption,
-    SvgOption,
-    ViewDtypeOption,
-    WidthOption,
-    emit,
-    load_for_view,
-    view_options,
-    view_text,
-)
+from llmcli.cli.view import LoadOptions, TextOptions, ViewOptions, emit, spelled
 from llmcli.errors import UsageError
-from llmcli.sampling_params import flag, merged
+from llmcli.sampling_params import merged
 
 if TYPE_CHECKING:
-    from llmcli.pipeline import Pipeline
+    from llmcli.pipeline import Pipeline, Prompt
     from llmcli.render.export import View
 
 EXAMPLE = 'llmcli inspect-logits "Once upon a time"'
@@ -42,12 +22,12 @@ EXAMPLE = 'llmcli inspect-logits "Once upon a time"'
 LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Tokens to list.")]
 
 
+@with_groups
 @takes_sampling(after="ablate")
 def inspect_logits(
     sampling: dict[str, Any],
     context: typer.Context,
-    text: TextArgument = None,
-    file: FileOption = None,
+    text: TextOptions,
     model: ModelOption = DEFAULT_MODEL,
     limit: LimitOption = 10,
     position: Annotated[
@@ -75,18 +55,10 @@ def inspect_logits(
             help="What changes without these heads and layers: L3.H5,L4.ffn,L0-1.attention.",
         ),
     ] = None,
-    keep_newline: KeepNewlineOption = False,
-    json: JsonOption = False,
-    csv: CsvOption = False,
-    npz: NpzOption = None,
-    png: PngOption = None,
-    svg: SvgOption = None,
-    html: HtmlOption = None,
-    width: WidthOption = None,
-    color: ColorOption = "auto",
-    dtype: ViewDtypeOption = "float32",
-    threads: ThreadsOption = None,
-    device: DeviceOption = "auto",
+    *,
+    grammar: GrammarOptions,
+    view: ViewOptions,
+    load: LoadOptions,
 ) -> None:
     """Show the distribution of the next token: probability, logit, rank, entropy.
 
@@ -99,28 +71,30 @@ def inspect_logits(
     Examples:
       $ llmcli inspect-logits "Once upon a time"
       $ llmcli inspect-logits --funnel --top-k 40 --seed 7 "Once upon a time"
+      $ llmcli inspect-logits --funnel --choice yes --choice no "Is it raining? "
       $ llmcli inspect-logits --per-token "Once upon a time there was a girl."
       $ llmcli inspect-logits --lens "Once upon a time"
       $ llmcli inspect-logits --ablate L0.H1,L1.ffn "Once upon a time"
     """
-    options = view_options(json, csv, npz, png, svg, html, width, color)
-    typed = typed_sampling(context)
+    typed = [spelled(context, name) for name in typed_sampling(context)]
+    typed += [] if grammar.named is None else [grammar.named]
+    sampling = sampling | grammar.params
     _check_together(funnel=funnel, per_token=per_token, lens=lens, ablate=ablate, position=position, typed=typed)
     merged({}, sampling)
-    words = view_text(text, file, EXAMPLE, keep_newline=keep_newline)
-    pipeline = load_for_view(model, device, threads, dtype)
+    words = text.read(EXAMPLE)
+    pipeline = load.load(model)
     at = -1 if position is None else position
     if funnel:
-        view = _funnel(pipeline, words, sampling, limit)
+        found = _funnel(pipeline, words, sampling, limit)
     elif per_token:
-        view = _per_token(pipeline, words, limit)
+        found = _per_token(pipeline, words, limit)
     elif lens:
-        view = _lens(pipeline, words, at, limit)
+        found = _lens(pipeline, words, at, limit)
     elif ablate is not None:
-        view = _ablate(pipeline, words, ablate, limit)
+        found = _ablate(pipeline, words, ablate, limit)
     else:
-        view = _distribution(pipeline, words, at, limit)
-    emit(view, options)
+        found = _distribution(pipeline, words, at, limit)
+    emit(found, view)
 
 
 def _check_together(
@@ -131,9 +105,8 @@ def _check_together(
     if len(names) > 1:
         raise UsageError(f"{names[0]} and {names[1]} exclude each other", "give one of the two")
     if typed and not funnel:
-        option = flag(typed[0]).removesuffix("s") if typed[0].endswith("breakers") else flag(typed[0])
         raise UsageError(
-            f"{option} is given without --funnel", "add --funnel, or leave it out: this view draws nothing"
+            f"{typed[0]} is given without --funnel", "add --funnel, or leave it out: this view draws nothing"
         )
     if position is not None and names and names != ["--lens"]:
         raise UsageError(f"--position does not go with {names[0]}", "leave it out")
@@ -145,7 +118,7 @@ def _document(pipeline: "Pipeline", kind: str, numbers: Any) -> dict[str, Any]:
     return document(kind, numbers, model=pipeline.name, dtype=pipeline.dtype)
 
 
-def _distribution(pipeline: "Pipeline", text: str, position: int, limit: int) -> "View":
+def _distribution(pipeline: "Pipeline", text: "Prompt", position: int, limit: int) -> "View":
     from llmcli.inspect.logits import distribution
     from llmcli.render.logits import distribution_view
 
@@ -153,7 +126,7 @@ def _distribution(pipeline: "Pipeline", text: str, position: int, limit: int) ->
     return distribution_view(_document(pipeline, "distribution", numbers))
 
 
-def _funnel(pipeline: "Pipeline", text: str, params: dict[str, Any], limit: int) -> "View":
+def _funnel(pipeline: "Pipeline", text: "Prompt", params: dict[str, Any], limit: int) -> "View":
     from llmcli.inspect.logits import text_funnel
     from llmcli.render.funnel import funnel_view
 
@@ -163,21 +136,21 @@ def _funnel(pipeline: "Pipeline", text: str, params: dict[str, Any], limit: int)
     return funnel_view(_document(pipeline, "funnel", numbers))
 
 
-def _per_token(pipeline: "Pipeline", text: str, limit: int) -> "View":
+def _per_token(pipeline: "Pipeline", text: "Prompt", limit: int) -> "View":
     from llmcli.inspect.logits import text_score
     from llmcli.render.logits import score_view
 
     return score_view(_document(pipeline, "per-token", text_score(pipeline, text)), limit)
 
 
-def _lens(pipeline: "Pipeline", text: str, position: int, limit: int) -> "View":
+def _lens(pipeline: "Pipeline", text: "Prompt", position: int, limit: int) -> "View":
     from llmcli.inspect.lens import lens
     from llmcli.render.lens import lens_view
 
     return lens_view(_document(pipeline, "lens", lens(pipeline, text, position=position, limit=limit)))
 
 
-def _ablate(pipeline: "Pipeline", text: str, parts: str, limit: int) -> "View":
+def _ablate(pipeline: "Pipeline", text: "Prompt", parts: str, limit: int) -> "View":
     from llmcli.inspect.ablation import ablation
     from llmcli.render.ablation import ablation_view
 

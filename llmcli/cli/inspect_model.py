@@ -1,20 +1,12 @@
 """`llmcli inspect-model`: the modules of a model, and what they cost."""
 
-from llmcli.cli.options import DEFAULT_MODEL, ColorOption, JsonOption, ModelOption
-from llmcli.cli.view import CsvOption, HtmlOption, NpzOption, PngOption, SvgOption, WidthOption, emit, view_options
+from llmcli.cli.groups import with_groups
+from llmcli.cli.options import DEFAULT_MODEL, ModelOption
+from llmcli.cli.view import ViewOptions, emit
 
 
-def inspect_model(
-    model: ModelOption = DEFAULT_MODEL,
-    json: JsonOption = False,
-    csv: CsvOption = False,
-    npz: NpzOption = None,
-    png: PngOption = None,
-    svg: SvgOption = None,
-    html: HtmlOption = None,
-    width: WidthOption = None,
-    color: ColorOption = "auto",
-) -> None:
+@with_groups
+def inspect_model(model: ModelOption = DEFAULT_MODEL, *, view: ViewOptions) -> None:
     """Show the tree of a model's modules with their shapes, and what they cost.
 
     Parameters and their share by part, bytes by dtype, bytes of the KV cache per token and at full context,
@@ -27,11 +19,10 @@ def inspect_model(
       $ llmcli inspect-model -m stories --json
       $ llmcli inspect-model --csv | head -n 5
     """
-    options = view_options(json, csv, npz, png, svg, html, width, color)
     from llmcli.inspect.document import document
     from llmcli.inspect.model_tree import model_shape
     from llmcli.render.model_tree import model_view
     from llmcli.resolve import resolve
 
     shape = model_shape(resolve(model))
-    emit(model_view(document("model", shape, model=model, dtype=shape.config.dtype)), options)
+    emit(model_view(document("model", shape, model=model, dtype=shape.config.dtype)), view)

@@ -4,45 +4,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llmcli.cli.options import (
-    DEFAULT_MODEL,
-    ColorOption,
-    DeviceOption,
-    FileOption,
-    JsonOption,
-    ModelOption,
-    SeedOption,
-    TextArgument,
-    ThreadsOption,
-)
-from llmcli.cli.view import (
-    CsvOption,
-    HtmlOption,
-    KeepNewlineOption,
-    NpzOption,
-    PngOption,
-    SvgOption,
-    ViewDtypeOption,
-    WidthOption,
-    emit,
-    load_for_view,
-    view_options,
-    view_text,
-)
+from llmcli.cli.groups import with_groups
+from llmcli.cli.options import DEFAULT_MODEL, ModelOption, SeedOption
+from llmcli.cli.view import LoadOptions, TextOptions, ViewOptions, emit, typed_options
 from llmcli.errors import UsageError
 from llmcli.ranges import parse_ranges
 
 if TYPE_CHECKING:
-    from llmcli.pipeline import Pipeline
+    from llmcli.pipeline import Pipeline, Prompt
     from llmcli.render.export import View
 
 EXAMPLE = 'llmcli inspect-positions --shift 100 "Once upon a time"'
 
 
+@with_groups
 def inspect_positions(
     context: typer.Context,
-    text: TextArgument = None,
-    file: FileOption = None,
+    text: TextOptions,
     model: ModelOption = DEFAULT_MODEL,
     at: Annotated[
         int | None,
@@ -92,18 +70,9 @@ def inspect_positions(
     ] = None,
     pool: Annotated[int, typer.Option("--pool", metavar="N", min=1, help="Draw the map in blocks of N x N.")] = 1,
     seed: SeedOption = None,
-    keep_newline: KeepNewlineOption = False,
-    json: JsonOption = False,
-    csv: CsvOption = False,
-    npz: NpzOption = None,
-    png: PngOption = None,
-    svg: SvgOption = None,
-    html: HtmlOption = None,
-    width: WidthOption = None,
-    color: ColorOption = "auto",
-    dtype: ViewDtypeOption = "float32",
-    threads: ThreadsOption = None,
-    device: DeviceOption = "auto",
+    *,
+    view: ViewOptions,
+    load: LoadOptions,
 ) -> None:
     """Show how a model knows where a token stands: a learned table of positions, or RoPE's rotations.
 
@@ -118,29 +87,26 @@ def inspect_positions(
       $ llmcli inspect-positions --shift 100 "Once upon a time there was a girl"
       $ llmcli inspect-positions --shuffle "Once upon a time there was a girl"
     """
-    options = view_options(json, csv, npz, png, svg, html, width, color)
-    typed = {name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+    typed = typed_options(context)
     _check_together(typed)
-    words = None
-    if text is not None or file is not None or shift is not None or shuffle:
-        words = view_text(text, file, EXAMPLE, keep_newline=keep_newline)
-    pipeline = load_for_view(model, device, threads, dtype)
+    words = text.read(EXAMPLE) if text.given or shift is not None or shuffle else None
+    pipeline = load.load(model)
     window = {"rows": rows, "columns": cols, "pool": pool}
     if shift is not None or shuffle:
         assert words is not None
-        view = _shift(pipeline, words, shift) if shift is not None else _shuffle(pipeline, words, seed or 0)
+        found = _shift(pipeline, words, shift) if shift is not None else _shuffle(pipeline, words, seed or 0)
     elif at is not None:
-        view = _at(pipeline, words, at, pairs, window)
+        found = _at(pipeline, words, at, pairs, window)
     elif pipeline.model.config.learned_positions:
         _refuse(typed & {"pairs", "layer", "head", "token"}, "this model has a learned table, no RoPE")
-        view = _learned(pipeline, channels, window)
+        found = _learned(pipeline, channels, window)
     else:
         _refuse(typed & {"channels", "rows", "cols", "pool"}, "this model has RoPE, no learned table")
         query = {"layer": layer or 0, "head": head or 0, "token": -1 if token is None else token}
         if words is None:
             _refuse(typed & {"token"}, "no text is given")
-        view = _rope(pipeline, words, pairs, query)
-    emit(view, options)
+        found = _rope(pipeline, words, pairs, query)
+    emit(found, view)
 
 
 # What each kind of view reads, besides what all read.
@@ -181,14 +147,14 @@ def _learned(pipeline: "Pipeline", channels: str | None, window: dict[str, Any])
     return learned_view(data, chosen, Window(**window))
 
 
-def _rope(pipeline: "Pipeline", text: str | None, pairs: str | None, query: dict[str, int]) -> "View":
+def _rope(pipeline: "Pipeline", text: "Prompt | None", pairs: str | None, query: dict[str, int]) -> "View":
     from llmcli.inspect.rope import rope_report
     from llmcli.render.rope import rope_view
 
     return rope_view(_document(pipeline, "rope", rope_report(pipeline, text, pairs=pairs, **query)))
 
 
-def _at(pipeline: "Pipeline", text: str | None, at: int, pairs: str | None, window: dict[str, Any]) -> "View":
+def _at(pipeline: "Pipeline", text: "Prompt | None", at: int, pairs: str | None, window: dict[str, Any]) -> "View":
     from llmcli.inspect.rope import rotation_at
     from llmcli.render.rope import rotation_view
     from llmcli.render.window import Window
@@ -199,14 +165,14 @@ def _at(pipeline: "Pipeline", text: str | None, at: int, pairs: str | None, wind
     return rotation_view(_document(pipeline, "rotation", found), chosen, Window(**window))
 
 
-def _shift(pipeline: "Pipeline", text: str, k: int) -> "View":
+def _shift(pipeline: "Pipeline", text: "Prompt", k: int) -> "View":
     from llmcli.inspect.order import shift
     from llmcli.render.order import shift_view
 
     return shift_view(_document(pipeline, "shift", shift(pipeline, text, k)))
 
 
-def _shuffle(pipeline: "Pipeline", text: str, seed: int) -> "View":
+def _shuffle(pipeline: "Pipeline", text: "Prompt", seed: int) -> "View":
     from llmcli.inspect.order import shuffle
     from llmcli.render.order import shuffle_view
 

@@ -1,4 +1,4 @@
-"""What every view has in common on the command line: its options, and how it leaves the program."""
+"""What every view has in common on the command line: groups of options, and how a view leaves the program."""
 
 import shutil
 import sys
@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llmcli.cli.ids import parse_ids
 from llmcli.cli.io import given_on_stdin, is_terminal, note, read_text, use_color, write_out
+from llmcli.cli.options import ColorOption, DeviceOption, FileOption, JsonOption, TextArgument, ThreadsOption
 from llmcli.errors import UsageError
+from llmcli.files import check_target, write_whole
 from llmcli.settings import usable_cores
 
 if TYPE_CHECKING:
-    from llmcli.pipeline import Pipeline
+    from llmcli.pipeline import Pipeline, Prompt
     from llmcli.render.export import View
     from llmcli.render.screen import Screen
 
@@ -41,28 +44,70 @@ WidthOption = Annotated[
         "--width", metavar="N", min=MIN_WIDTH, help="Columns to draw in.", show_default="the terminal's, or 80"
     ),
 ]
-ViewDtype = Literal["float32", "bfloat16", "float16", "stored"]
 ViewDtypeOption = Annotated[
-    ViewDtype, typer.Option("--dtype", help="How the weights are held and computed with; float32 is exact.")
+    Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"],
+    typer.Option("--dtype", help="How the weights are held and computed with; float32 is exact."),
 ]
-
+IdsOption = Annotated[
+    bool, typer.Option("--ids", help="TEXT is token ids, taken as they are: 312 40 7, or the JSON of tokenize.")
+]
 KeepNewlineOption = Annotated[
     bool, typer.Option("--keep-newline", help="Keep the final newline of a file or of stdin.")
 ]
 
 
 @dataclass(frozen=True)
-class ViewOptions:
-    """Where a view goes: stdout as JSON or CSV, files, or else the terminal."""
+class TextOptions:
+    """The text that is looked into."""
 
-    json: bool = False
-    csv: bool = False
-    npz: Path | None = None
-    png: Path | None = None
-    svg: Path | None = None
-    html: Path | None = None
-    width: int | None = None
-    color: str = "auto"
+    text: TextArgument = None
+    file: FileOption = None
+    ids: IdsOption = False
+    keep_newline: KeepNewlineOption = False
+
+    def __post_init__(self) -> None:
+        if self.ids and self.keep_newline:
+            raise UsageError("--keep-newline changes nothing about --ids", "leave it out")
+
+    @property
+    def given(self) -> bool:
+        """Whether the command line names a text; without, it may still wait on stdin."""
+        return self.text is not None or self.file is not None
+
+    def read(self, example: str) -> "Prompt":
+        """The text, or with `ids` the ids that it spells. The final newline of a file or of stdin belongs to the line,
+        not to the text.
+
+        Raises `UsageError`, which shows `example` where there is no text at all.
+        """
+        words = read_text(self.text, self.file, example=example)
+        if self.ids:
+            return [each for part in parse_ids([words]) for each in part]
+        ended = given_on_stdin(self.text, self.file) and not self.keep_newline
+        return words.removesuffix("\n") if ended else words
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """Where a view goes: stdout as JSON or CSV, files, or else the terminal. Checked before anything is computed.
+
+    Raises `UsageError` for two documents on stdout, and for a file that plainly cannot be written.
+    """
+
+    json: JsonOption = False
+    csv: CsvOption = False
+    npz: NpzOption = None
+    png: PngOption = None
+    svg: SvgOption = None
+    html: HtmlOption = None
+    width: WidthOption = None
+    color: ColorOption = "auto"
+
+    def __post_init__(self) -> None:
+        if self.json and self.csv:
+            raise UsageError("--json and --csv both go to stdout", "give one of the two")
+        for path in self.files.values():
+            check_target(path)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -70,45 +115,36 @@ class ViewOptions:
         named = {"npz": self.npz, "png": self.png, "svg": self.svg, "html": self.html}
         return {name: path for name, path in named.items() if path is not None}
 
-
-def view_options(
-    json: bool = False,
-    csv: bool = False,
-    npz: Path | None = None,
-    png: Path | None = None,
-    svg: Path | None = None,
-    html: Path | None = None,
-    width: int | None = None,
-    color: str = "auto",
-    *,
-    others: Iterable[Path | None] = (),
-) -> ViewOptions:
-    """The shared options of a view, checked before anything is computed; `others` are more files that it will write.
-
-    Raises `UsageError` for two documents on stdout, and for a file in a folder that is not there.
-    """
-    if json and csv:
-        raise UsageError("--json and --csv both go to stdout", "give one of the two")
-    options = ViewOptions(json, csv, npz, png, svg, html, width, color)
-    for path in [*options.files.values(), *others]:
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UsageError(f"{path}: there is no folder {path.absolute().parent}", "make the folder first")
-        if path is not None and path.is_dir():
-            raise UsageError(f"{path} is a folder", "give the path of a file")
-    return options
+    @property
+    def on_terminal(self) -> bool:
+        """Whether the view is drawn, rather than sent as data or to files."""
+        return not (self.json or self.csv or self.files)
 
 
-def view_text(text: str | None, file: Path | None, example: str, *, keep_newline: bool) -> str:
-    """The text of a view; the final newline of a file or of stdin belongs to the line, not to the text."""
-    words = read_text(text, file, example=example)
-    return words.removesuffix("\n") if given_on_stdin(text, file) and not keep_newline else words
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model that is looked into is held and computed with."""
+
+    dtype: ViewDtypeOption = "float32"
+    threads: ThreadsOption = None
+    device: DeviceOption = "auto"
+
+    def load(self, model: str) -> "Pipeline":
+        """The model, ready to be looked into; torch is imported here."""
+        from llmcli.pipeline import Pipeline
+
+        threads = self.threads or usable_cores()
+        return Pipeline.load(model, device=self.device, dtype=self.dtype, packed=False, threads=threads)
 
 
-def load_for_view(model: str, device: str, threads: int | None, dtype: str) -> "Pipeline":
-    """The model, ready to be looked into; torch is imported here."""
-    from llmcli.pipeline import Pipeline
+def typed_options(context: typer.Context) -> set[str]:
+    """The parameters that stand on the command line itself, not in the environment or the configuration file."""
+    return {name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
 
-    return Pipeline.load(model, device=device, dtype=dtype, threads=threads or usable_cores())
+
+def spelled(context: typer.Context, name: str) -> str:
+    """A parameter as it is typed: `--top-k`."""
+    return next(str(each.opts[0]) for each in context.command.params if each.name == name)
 
 
 def emit(view: "View", options: ViewOptions) -> None:
@@ -125,7 +161,7 @@ def emit(view: "View", options: ViewOptions) -> None:
         _write_chunks(json_chunks(view.data, ascii_only=is_terminal(sys.stdout)), end="\n")
     elif options.csv:
         _write_chunks(csv_chunks(view.table()))
-    elif not options.files:
+    elif options.on_terminal:
         write_out(_drawn(view, screen_of(options)))
 
 
@@ -136,7 +172,7 @@ def _refuse_missing(view: "View", options: ViewOptions) -> None:
 
 
 def _write_form(view: "View", name: str, path: Path) -> None:
-    from llmcli.render.export import npz_bytes, picture_bytes, write_file
+    from llmcli.render.export import npz_bytes, picture_bytes
 
     if name == "npz":
         data = npz_bytes(view.data)
@@ -146,7 +182,7 @@ def _write_form(view: "View", name: str, path: Path) -> None:
     else:
         assert view.figure is not None
         data = picture_bytes(view.figure, name)
-    write_file(path, data)
+    write_whole(path, data)
     note(f"wrote {path}")
 
 

@@ -92,6 +92,13 @@ class TokenChange:
     surprisal_before: float | None
     surprisal_after: float | None
 
+    @property
+    def change(self) -> float | None:
+        """Of the surprisal, bits."""
+        if self.surprisal_before is None or self.surprisal_after is None:
+            return None
+        return self.surprisal_after - self.surprisal_before
+
 
 @dataclass(frozen=True)
 class NextChange:
@@ -99,6 +106,11 @@ class NextChange:
 
     before: Ranked
     after: Ranked
+
+    @property
+    def change(self) -> float:
+        """Of the probability."""
+        return self.after.prob - self.before.prob
 
 
 @dataclass(frozen=True)

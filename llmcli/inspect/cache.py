@@ -70,8 +70,22 @@ class CacheReport:
     scale: float
 
     @property
+    def cached_ms(self) -> float | None:
+        """Milliseconds a token with the cache, after the first one; None where there is no other."""
+        return _mean([step.cached_ms for step in self.steps[1:]])
+
+    @property
+    def uncached_ms(self) -> float | None:
+        """Milliseconds a token without, after the first one; None where there is no other."""
+        return _mean([step.uncached_ms for step in self.steps[1:]])
+
+    @property
     def prefill_equal(self) -> bool:
         return self.prefill_difference <= TOLERANCE * self.scale
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def cache_report(pipeline: "Pipeline", text: "Prompt", *, max_tokens: int = 32) -> CacheReport:

@@ -20,7 +20,6 @@ from llmcli.inspect.explain_stages import (
     Exponential,
     LmHead,
     Norm,
-    Params,
     Sampling,
     Softmax,
     Stage,
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
 
 NAMES = ("encoding", "embedding", "block", *IN_BLOCK, "blocks", "lm_head", "softmax", "sampling", "decoding")
 """What `only` may name: kinds of stages, or `block`, all stages of the opened block."""
+
+_OF_THE_WHOLE_TEXT = ("seed", "max_tokens", "stop", "ignore_eos", "logprobs")
+"""Sampling parameters that change nothing about one draw, and the seed, which is told beside it."""
 
 
 @torch.inference_mode()
@@ -200,12 +202,11 @@ def _sampling(pipeline: "Pipeline", ids: list[int], logits: Tensor, chosen: Samp
         return FunnelToken(shown_token(pipeline, each.id), each.model_prob, each.prob)
 
     low = sum(each.prob for each in found.candidates if each.id < found.drawn.id)
-    fields = ("temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty")
     return Sampling(
         kind="sampling",
         input=tuple(logits.shape),
         output=(1,),
-        params=Params(**{name: getattr(chosen, name) for name in fields}),
+        params={name: value for name, value in vars(chosen).items() if name not in _OF_THE_WHOLE_TEXT},
         filters=list(found.stages),
         candidates=[named(each) for each in found.candidates[:limit]],
         drawn=named(found.drawn),

@@ -23,6 +23,7 @@ from llmcli.inspect.explain_stages import (
 from llmcli.inspect.running import Doubles, Floats, batch_of
 from llmcli.model.config import ModelConfig
 from llmcli.model.layers import ACTIVATIONS
+from llmcli.model.layers import FeedForward as FeedForwardNetwork
 from llmcli.model.recorder import Recorder
 from llmcli.model.transformer import Block
 
@@ -151,7 +152,7 @@ class OpenedBlock:
     def _feed_forward(self) -> FeedForward:
         network, x = self.block.ffn, self.at("ffn_norm")
         hidden = self.at("ffn_hidden")
-        before = (network.gate if network.gated else network.up)(x[-1])
+        before = _bent(network, x[-1:])[0]
         xs = torch.linspace(CURVE[0], CURVE[1], int(CURVE[2]))
         n, size, inner = len(self.ids), self.config.hidden_size, self.config.intermediate_size
         half = [Shaped("gate", "x W_gate", (n, size), (n, inner))] if network.gated else []
@@ -202,6 +203,15 @@ class OpenedBlock:
         self.pipeline.model.hidden_states(batch_of(self.pipeline, self.ids), tap=tap)
         assert tap.output is not None
         return tap.output - self.at(read).float().cpu()
+
+
+def _bent(network: FeedForwardNetwork, x: Tensor) -> Tensor:
+    """What goes into the activation. x (tokens, hidden) -> (tokens, intermediate) float32."""
+    if not network.gated:
+        return cast(Tensor, network.up(x)).float()
+    if network.gate_up is None:
+        return cast(Tensor, network.gate(x)).float()
+    return cast(Tensor, network.gate_up(x)).chunk(2, dim=-1)[0].float()
 
 
 def norm_stage(

@@ -1,7 +1,7 @@
 """What each stage of the guided walk holds. Lengths of vectors are Euclidean; n is the number of tokens."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from llmcli.inspect.funnel import Stage as FilterStage
 from llmcli.inspect.logits import FunnelToken, Ranked
@@ -218,24 +218,12 @@ class Softmax(Stage):
         return float(2.0**self.entropy)
 
 
-@dataclass(frozen=True)
-class Params:
-    """The sampling parameters in force."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    typical_p: float
-    repetition_penalty: float
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Stage):
     """Filters, then the draw: `low` <= uniform < `high` is the drawn token's share where the candidates' probabilities
     are laid end to end in the order of their ids. `seed` and `uniform` are None for greedy."""
 
-    params: Params
+    params: dict[str, Any]
     filters: list[FilterStage]
     candidates: list[FunnelToken]
     drawn: FunnelToken

@@ -54,6 +54,11 @@ class Distribution:
         """The probability of all tokens in `top` together."""
         return math.fsum(each.prob for each in self.top)
 
+    @property
+    def other_mass(self) -> float:
+        """The probability of all other tokens together."""
+        return max(0.0, 1.0 - self.shown_mass)
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -86,6 +91,11 @@ class TextScore:
     perplexity: float | None
     bytes: int
     bits_per_byte: float | None
+
+    @property
+    def bits_per_token(self) -> float | None:
+        """None where no token was predicted."""
+        return self.bits / self.predicted if self.predicted else None
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from llmcli.errors import CheckpointError
+from llmcli.errors import CheckpointError, UsageError
 from llmcli.model.config import ModelConfig
 from llmcli.model.families import read_config, weight_table
 from llmcli.model.families.table import Stored, WeightTable
-from llmcli.model.header import DTYPE_BITS, StoredTensor, read_headers
+from llmcli.model.header import DTYPE_BITS, StoredTensor, quantized_dtype, read_headers
 
 GROUPS = ("embedding", "attention", "feed-forward", "norms", "lm_head", "other")
 # dtype in config.json -> (its name in a safetensors header, bytes of one number)
@@ -82,8 +82,8 @@ class ModelShape:
     blocks        runs of blocks that are alike
     stored_twice  the files hold lm_head beside the embedding table although the model is tied
     unknown       stored tensors that are no part of this family's models, and those that hold no weights
-    groups        parameters by part
-    bytes         of the parameters, by dtype
+    groups        parameters by part; `shares` of all parameters
+    bytes         of the parameters, by dtype; `byte_shares` of all bytes
     file_bytes    of all files together
     files         how many
     """
@@ -105,6 +105,14 @@ class ModelShape:
         return sum(self.groups.values())
 
     @property
+    def shares(self) -> dict[str, float]:
+        return {part: count / self.parameters for part, count in self.groups.items()}
+
+    @property
+    def byte_shares(self) -> dict[str, float]:
+        return {dtype: count / sum(self.bytes.values()) for dtype, count in self.bytes.items()}
+
+    @property
     def blocks(self) -> list[AlikeBlocks]:
         return blocks_alike(self.weights)
 
@@ -112,6 +120,11 @@ class ModelShape:
 def model_shape(folder: str | Path) -> ModelShape:
     """Reads config.json and the headers of the files. Raises `ConfigError`, `CheckpointError`, `ModelNotFoundError`."""
     config = read_config(folder)
+    if quantized_dtype(Path(folder)) is not None:
+        raise UsageError(
+            f"{folder} is a folder of `llmcli quantize`, whose tensors are stacked and rounded",
+            "look into the model that it was made from",
+        )
     headers = read_headers(folder)
     table = weight_table(config)
     weights: list[Weight] = []

@@ -55,6 +55,16 @@ class LearnedTable:
     variance: Doubles
     redundancy: list[Redundancy]
 
+    @property
+    def cumulative(self) -> Doubles:
+        """Share of the variance that so many of the first principal components carry."""
+        return np.cumsum(self.variance)
+
+    @property
+    def median_explained(self) -> float:
+        """What one sinusoid explains of a channel, in the median of all channels."""
+        return sorted(wave.explained for wave in self.waves)[len(self.waves) // 2]
+
 
 def learned_table(pipeline: "Pipeline") -> LearnedTable:
     """Raises `UsageError` for a model without such a table."""

@@ -10,7 +10,7 @@ import torch
 from llmcli.errors import UsageError
 from llmcli.inspect.running import Doubles, Floats, ShownToken, batch_of, fitting_ids, place, shown_token
 from llmcli.model.config import ModelConfig, RopeConfig
-from llmcli.model.positions import base_frequencies, frequencies, rotate, rotation
+from llmcli.model.positions import base_frequencies, frequencies, paired, rotate, rotation
 from llmcli.model.recorder import Recorder
 from llmcli.ranges import parse_ranges
 
@@ -36,6 +36,7 @@ class RopePair:
     theta        radians a position, the scaling applied
     unscaled     radians a position without it
     wavelength   positions in a whole turn, 2 pi / theta
+    turns        whole turns within the context, fractions of one included
     beyond       a whole turn takes longer than the context
     """
 
@@ -43,6 +44,7 @@ class RopePair:
     theta: float
     unscaled: float
     wavelength: float
+    turns: float
     beyond: bool
 
 
@@ -159,7 +161,7 @@ def _rope(config: ModelConfig, layer_type: str, rope: RopeConfig, layers: list[i
     base = base_frequencies(rope)
     half = len(theta)
     pairs = [
-        RopePair((i, i + half), t, b, 2 * math.pi / t, 2 * math.pi / t > length)
+        RopePair((i, i + half), t, b, 2 * math.pi / t, length * t / (2 * math.pi), 2 * math.pi / t > length)
         for i, (t, b) in enumerate(zip(theta.double().tolist(), base.double().tolist(), strict=True))
     ]
     return Rope(
@@ -234,7 +236,7 @@ def rotation_at(pipeline: "Pipeline", position: int, text: "Prompt | None" = Non
         x = x.reshape(1, 1, -1, config.head_dim)
         blocks, matrix = matrix_of(cos[0].numpy(), sin[0].numpy(), config.head_dim)
         by_matrix = x @ torch.from_numpy(matrix).T
-        by_hadamard = rotate(x, cos, sin)
+        by_hadamard = rotate(x, *paired(cos, sin))
         difference = float((by_matrix - by_hadamard).abs().max())
         theta, _ = frequencies(config.rope[rope.layer_type], length)
         angles = (theta.double() * position).tolist()
@@ -292,7 +294,7 @@ def turned_query(
         named, before = shown_token(pipeline, ids[at]), queries[head, at, [first, second]]
     places = torch.arange(at + 1)
     cos, sin = rotation(config.rope[rope.layer_type], places, max(len(places), config.context_length))
-    path = rotate(before.expand(1, 1, at + 1, 2), cos[:, pair : pair + 1], sin[:, pair : pair + 1])[0, 0]
+    path = rotate(before.expand(1, 1, at + 1, 2), *paired(cos[:, pair : pair + 1], sin[:, pair : pair + 1]))[0, 0]
     return TurnedQuery(layer, head, pair, at, named, before.numpy(), path[-1].numpy(), path.numpy())
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmcli.errors import UsageError
+from llmcli.errors import ContextLengthError, UsageError
 from llmcli.generation import check_ids
 from llmcli.inspect.document import ShownToken as ShownToken
 from llmcli.model.tap import Tap
@@ -44,7 +44,12 @@ def fitting_ids(pipeline: "Pipeline", text: "Prompt") -> list[int]:
 
     Raises `ContextLengthError`, and `UsageError` for no ids and for ids that the model does not have.
     """
-    ids = pipeline.fit(pipeline.prompt_ids(text), 0, None)
+    ids = pipeline.prompt_ids(text)
+    if len(ids) > pipeline.context_length:
+        raise ContextLengthError(
+            f"the text has {len(ids)} tokens, and the context length is {pipeline.context_length}",
+            "give a shorter text",
+        )
     check_ids(ids, pipeline.model.config.vocab_size)
     return ids
 

@@ -8,8 +8,9 @@ from rich.text import Text
 from llmcli.render.export import Table as CsvTable
 from llmcli.render.export import View, drawable
 from llmcli.render.logits import IN_FULL, make_view
-from llmcli.render.parts import bar, clamp, model_name, percent, short, stacked, table, tail, title
+from llmcli.render.parts import bar, clamp, model_name, percent, short, stacked, tail, title
 from llmcli.render.screen import Screen
+from llmcli.render.table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,11 +28,10 @@ def _ablation(data: dict[str, Any], screen: Screen, limit: int) -> RenderableTyp
     rows: list[list[str | Text]] = []
     for each in data["next"]:
         before, after = each["before"], each["after"]
-        change = 100 * (after["prob"] - before["prob"])
         ranks = f"{before['rank']} → {after['rank']}"
-        shares: list[str | Text] = [percent(before["prob"]), percent(after["prob"]), _signed(change, 2)]
+        shares: list[str | Text] = [percent(before["prob"]), percent(after["prob"]), _signed(100 * each["change"], 2)]
         rows.append([short(before["token"]["label"]), str(before["token"]["id"]), *shares, ranks])
-    following = table(("token", "id", "before", "after", "change, %", "rank"), rows, left=(0,))
+    following = table(("token", "id", "before", "after", "points", "rank"), rows, left=(0,))
     return stacked(head, following, _per_token(data, screen, limit), Text("\n".join(_summary(data))))
 
 
@@ -56,7 +56,7 @@ def _per_token(data: dict[str, Any], screen: Screen, limit: int) -> RenderableTy
         each = tokens[i]
         before, after = each["surprisal_before"], each["surprisal_after"]
         known = before is not None
-        surprisals = [f"{before:.3f}", f"{after:.3f}", _signed(after - before, 3)] if known else ["-", "-", "-"]
+        surprisals = [f"{before:.3f}", f"{after:.3f}", _signed(each["change"], 3)] if known else ["-", "-", "-"]
         shown = Text(bar(each["kl"] / largest, width), "magenta")
         rows.append([str(i), short(each["token"]["label"]), *surprisals, f"{each['kl']:.4f}", shown])
     headers = ("#", "token", "surprisal", "after", "change", "KL of next", "")

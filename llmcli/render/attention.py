@@ -152,7 +152,7 @@ def draw_overview(found: "Attention", screen: Screen) -> Text:
     cell = max(6, 1 + len(f"H{last.head}→kv{last.kv_head}" if grouped else f"H{last.head}"))
     across = max(1, (screen.width - 5) // cell)
     across = -(-count // -(-count // across))
-    text = Text(no_wrap=True, overflow="crop")
+    text = Text()
     text.append(f"{layers} layers x {count} heads on {len(found.fed)} tokens", "bold")
     text.append(": best pattern, entropy in bits\n")
     for first in range(0, count, across):
@@ -203,20 +203,28 @@ def draw_summary(found: "Attention", screen: Screen, window: Window, *, numbers:
     return stacked(draw_overview(found, screen), draw_maps(found, screen, window, numbers=numbers))
 
 
+def head_name(head: "HeadSummary", grouped: bool) -> str:
+    """`L3.H5`, or `L3.H5→kv1` where heads share key/value heads."""
+    return f"L{head.layer}.H{head.head}{f'→kv{head.kv_head}' if grouped else ''}"
+
+
 def is_grouped(heads: "Sequence[HeadSummary]") -> bool:
     """Whether several heads share a key/value head."""
     return any(each.kv_head != each.head for each in heads)
 
 
+def ranked_by(by: str) -> str:
+    """What heads are ranked by, and its unit."""
+    return "entropy in bits" if by == "entropy" else f"{by}: share of the weights on {MEANINGS[by]}"  # type: ignore[index]
+
+
 def draw_ranking(found: "Attention", ranking: list[tuple["HeadSummary", float]], by: str, screen: Screen) -> Text:
     """Heads one a line, most first, with a bar."""
     grouped = is_grouped(found.heads)
-    unit = "entropy in bits" if by == "entropy" else f"{by}: share of the weights on {MEANINGS[by]}"  # type: ignore[index]
-    text = Text(f"heads by {unit}\n", "bold")
+    text = Text(f"heads by {ranked_by(by)}\n", "bold")
     most = max([value for _, value in ranking] + [1.0])
     for rank, (head, value) in enumerate(ranking, 1):
-        name = fit(f"L{head.layer}.H{head.head}{f'→kv{head.kv_head}' if grouped else ''}", 13)
-        text.append(f"{rank:>3}  {name} {value:6.3f} ", "not bold")
+        text.append(f"{rank:>3}  {fit(head_name(head, grouped), 13)} {value:6.3f} ", "not bold")
         text.append(bar(value / most, screen.width - 26) + "\n", _bar_style(value / most, screen))
     text.rstrip()
     return text
@@ -225,16 +233,20 @@ def draw_ranking(found: "Attention", ranking: list[tuple["HeadSummary", float]],
 # --- one token ---
 
 
+def token_keys(drawn: "AttentionMap", query: int, window: Window) -> list[int]:
+    """The keys that are drawn of those that a query sees: the ones asked for, or all; of a long text the heaviest."""
+    seen = [int(key) for key in np.flatnonzero(drawn.visible[query])]
+    if window.columns is not None:
+        return [key for key in parse_ranges(window.columns, drawn.weights.shape[1], "key") if key in set(seen)]
+    return sorted(sorted(seen, key=lambda key: -drawn.weights[query, key])[:_MOST_BARS])
+
+
 def draw_token(found: "Attention", drawn: "AttentionMap", query: int, screen: Screen, window: Window) -> Text:
-    """Where one token looks: a bar for each key that it sees; of a long text the heaviest, in the text's order."""
+    """Where one token looks: a bar for each key of `token_keys`, in the text's order."""
     labels = token_labels(found)
     row = drawn.weights[query]
-    keys = [int(key) for key in np.flatnonzero(drawn.visible[query])]
-    seen = len(keys)
-    if window.columns is not None:
-        keys = [key for key in parse_ranges(window.columns, len(labels), "key") if key in set(keys)]
-    elif seen > _MOST_BARS:
-        keys = sorted(sorted(keys, key=lambda key: -row[key])[:_MOST_BARS])
+    keys = token_keys(drawn, query, window)
+    seen = int(drawn.visible[query].sum())
     text = Text(f"{headline(found, drawn)}\n", "bold")
     text.append(f"where query {query} {labels[query]} looks\n", "not bold")
     width = min(20, max((Text(labels[key]).cell_len for key in keys), default=0))

@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcli.inspect.patterns import PATTERNS
-from llmcli.render.attention import SHORT, headline, is_grouped, summary_of
+from llmcli.render.attention import SHORT, head_name, headline, is_grouped, ranked_by, summary_of, token_keys
 from llmcli.render.export import drawable
+from llmcli.render.parts import bar_figure
+from llmcli.render.window import Window
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.figure import Figure
 
-    from llmcli.inspect.attention import Attention, AttentionMap
+    from llmcli.inspect.attention import Attention, AttentionMap, HeadSummary
 
 _LABELLED = 48
 """Tokens up to which every row and column carries its label."""
@@ -54,6 +58,23 @@ def overview_figure(found: "Attention") -> "Figure":
     _draw(second, found, found.maps[0], labelled=len(found.fed) <= _LABELLED)
     second.set_title(headline(found, found.maps[0]), fontsize=10)
     return figure
+
+
+def ranking_figure(found: "Attention", ranking: "Sequence[tuple[HeadSummary, float]]", by: str) -> "Figure":
+    """Heads by one quality, as bars."""
+    grouped = is_grouped(found.heads)
+    names = [head_name(head, grouped) for head, _ in ranking]
+    return bar_figure(names, [value for _, value in ranking], heading="heads by " + by, axis=ranked_by(by))
+
+
+def token_figure(found: "Attention", drawn: "AttentionMap", query: int, window: Window) -> "Figure":
+    """Where one token looks, as bars."""
+    keys = token_keys(drawn, query, window)
+    names = [f"{key} {found.fed[key].label}" for key in keys]
+    heading = f"{drawn.name}: where query {query} {found.fed[query].label} looks"
+    return bar_figure(
+        names, [float(drawn.weights[query, key]) for key in keys], heading=heading, axis="attention weight"
+    )
 
 
 def _side(found: "Attention") -> float:

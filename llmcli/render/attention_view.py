@@ -16,9 +16,9 @@ from llmcli.render.attention_data import (
     steps_table,
     token_table,
 )
-from llmcli.render.attention_figure import maps_figure, overview_figure
+from llmcli.render.attention_figure import maps_figure, overview_figure, ranking_figure, token_figure
 from llmcli.render.export import View
-from llmcli.render.parts import stacked
+from llmcli.render.parts import model_name, page, stacked
 from llmcli.render.screen import Screen
 from llmcli.render.steps import draw_steps
 from llmcli.render.window import Window
@@ -75,11 +75,17 @@ def maps_view(
 def ranking_view(found: "Attention", ranking: "Sequence[tuple[HeadSummary, float]]", by: str, how: Drawing) -> View:
     """Heads by one quality."""
     document = attention_document(found, how.model, how.dtype) | {"ranking": ranking_data(ranking, by)}
+
+    def terminal(screen: Screen) -> RenderableType:
+        return draw_ranking(found, list(ranking), by, screen)
+
     return View(
         NAME,
         document,
-        lambda screen: draw_ranking(found, list(ranking), by, screen),
+        terminal,
         lambda: ranking_table(ranking),
+        lambda: ranking_figure(found, ranking, by),
+        lambda: page(f"{NAME}: {model_name(document)}", terminal),
     )
 
 
@@ -92,7 +98,7 @@ def token_view(found: "Attention", query: int, how: Drawing, page: Callable[[], 
         document,
         lambda screen: draw_token(found, drawn, query, screen, how.window),
         lambda: token_table(drawn, query),
-        lambda: maps_figure(found),
+        lambda: token_figure(found, drawn, query, how.window),
         page,
     )
 

@@ -8,8 +8,9 @@ from rich.text import Text
 from llmcli.render.export import Table as CsvTable
 from llmcli.render.export import View, drawable
 from llmcli.render.model_tree import size
-from llmcli.render.parts import bar, model_name, page, short, stacked, table, tail, title
+from llmcli.render.parts import bar, model_name, page, short, stacked, tail, title
 from llmcli.render.screen import Screen
+from llmcli.render.table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,15 +83,13 @@ def _steps(data: dict[str, Any], screen: Screen) -> RenderableType:
 
 
 def _bytes(data: dict[str, Any]) -> list[str]:
-    steps = data["steps"]
-    later = steps[1:]
     lines = [
         f"{data['bytes_per_token']:,} bytes a token; the full context of {data['context_length']:,} tokens takes "
         f"{size(data['full_context'])}",
         "predicted: bytes of the keys and values; allocated: grown ahead of need",
     ]
-    if later:
-        cached, uncached = (sum(each[f] for each in later) / len(later) for f in ("cached_ms", "uncached_ms"))
+    cached, uncached = data["cached_ms"], data["uncached_ms"]
+    if cached is not None:
         lines.append(f"after the first token: {cached:.2f} ms a token with the cache, {uncached:.2f} ms without")
     lines.append(f"the prompt: {data['prefill_ms']:.2f} ms in one pass, {data['one_by_one_ms']:.2f} ms token by token")
     return lines
@@ -119,6 +118,7 @@ def _csv(data: dict[str, Any]) -> CsvTable:
 
 def _figure(data: dict[str, Any]) -> "Figure":
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True)
@@ -130,7 +130,8 @@ def _figure(data: dict[str, Any]) -> "Figure":
         (bottom, "uncached_ms", "without", "#440154"),
     ):
         axes.plot(lengths, [each[field] for each in data["steps"]], label=name, color=color, marker=".")
-    top.set(ylabel="bytes", title=drawable(f"{model_name(data)}: KV cache"), ylim=(0, None))
+    top.yaxis.set_major_formatter(EngFormatter("B"))
+    top.set(title=drawable(f"{model_name(data)}: KV cache"), ylim=(0, None))
     bottom.set(ylabel="milliseconds a token", xlabel="tokens of text", ylim=(0, None))
     for axes in (top, bottom):
         axes.legend()

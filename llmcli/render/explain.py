@@ -16,6 +16,7 @@ from llmcli.render.explain_ends import (
     draw_sampling,
     draw_softmax,
 )
+from llmcli.render.explain_figure import explain_figure
 from llmcli.render.explain_parts import Page
 from llmcli.render.export import View
 from llmcli.render.parts import model_name, page, stacked, title
@@ -48,7 +49,12 @@ def explain_view(data: dict[str, Any], *, rows: str | None = None, columns: str 
         return Group(*parts[:-1])
 
     return View(
-        NAME, data, terminal, lambda: (_CSV, _csv(data)), html=lambda: page(f"{NAME}: {model_name(data)}", terminal)
+        NAME,
+        data,
+        terminal,
+        lambda: (_CSV, _csv(data)),
+        explain_figure(data),
+        lambda: page(f"{NAME}: {model_name(data)}", terminal),
     )
 
 

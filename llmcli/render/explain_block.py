@@ -19,9 +19,10 @@ from llmcli.render.explain_parts import (
     words,
 )
 from llmcli.render.heatmap import Heatmap, columns_that_fit, draw_heatmap
-from llmcli.render.parts import percent, table
+from llmcli.render.parts import percent
 from llmcli.render.plot import Chart, Series
 from llmcli.render.plot import draw as draw_chart
+from llmcli.render.table import table
 from llmcli.render.window import Window, choose_part
 
 Parts = list[RenderableType | None]
@@ -59,18 +60,13 @@ def draw_norm(page: Page, stage: dict[str, Any]) -> Parts:
 
 def _moments(page: Page, stage: dict[str, Any], fields: tuple[str, ...], heads: tuple[str, str]) -> RenderableType:
     """Three groups of columns: before, after the division, after the learned weights."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    drawn.add_column("\n#", justify="right", no_wrap=True)
-    drawn.add_column("\ntoken", no_wrap=True)
-    columns = []
+    headers, columns = [], []
     for group, key in (("before", "before"), (heads[0], "scaled"), (heads[1], "after")):
         for i, field in enumerate(fields if key != "after" else fields[:2]):
-            # A group's name stands above its first column and may run over the next one.
-            drawn.add_column(f"{group if i == 0 else ''}\n{field}", justify="right", no_wrap=True, min_width=6)
+            headers.append(f"{group if i == 0 else ''}\n{field:>6}")
             columns.append([number(float(value)) for value in stage[key][field]])
-    for i in page.shown:
-        drawn.add_row(*(Text(each) for each in (*page.names(i), *(column[i] for column in columns))))
-    return drawn
+    rows = [[*page.names(i), *(column[i] for column in columns)] for i in page.shown]
+    return table(("\n#", "\ntoken", *headers), rows, left=(1,))
 
 
 def draw_attention(page: Page, stage: dict[str, Any]) -> Parts:
@@ -92,7 +88,7 @@ def draw_attention(page: Page, stage: dict[str, Any]) -> Parts:
     ]
 
 
-def _map(page: Page, stage: dict[str, Any]) -> Text:
+def _map(page: Page, stage: dict[str, Any]) -> RenderableType:
     """The weights as numbers on their colours, and of what does not fit, which option shows it."""
     weights = np.asarray(stage["weights"])
     count = len(weights)
@@ -110,10 +106,10 @@ def _map(page: Page, stage: dict[str, Any]) -> Text:
         for option, chosen in (("--rows", part.rows), ("--cols", part.columns))
         if (missing := sorted(set(range(count)) - set(chosen)))
     ]
-    if others:
-        drawn = f"{len(part.rows)} queries x {len(part.columns)} keys of {count} x {count}"
-        text.append(f"\nnote: {drawn} are shown; the others: {', '.join(others)}")
-    return text
+    if not others:
+        return text
+    drawn = f"{len(part.rows)} queries x {len(part.columns)} keys of {count} x {count}"
+    return Group(text, Text(f"note: {drawn} are shown; the others: {', '.join(others)}"))
 
 
 def draw_residual(page: Page, stage: dict[str, Any]) -> Parts:

@@ -7,12 +7,13 @@ from rich.cells import cell_len
 from rich.console import RenderableType
 from rich.text import Text
 
-from llmcli.render.explain_parts import Page, heading, lines_table, number, numbers, shape, short, token_table, words
+from llmcli.render.explain_parts import Page, heading, number, numbers, shape, short, token_table, words
 from llmcli.render.funnel import stage_name
 from llmcli.render.labels import fit
 from llmcli.render.logits import RANKED
-from llmcli.render.parts import bar, clamp, percent, table, tail
+from llmcli.render.parts import bar, clamp, percent, tail
 from llmcli.render.safe import visible
+from llmcli.render.table import Lines, table
 from llmcli.sampling_params import SAMPLERS
 
 Parts = list[RenderableType | None]
@@ -245,7 +246,7 @@ def draw_decoding(page: Page, stage: dict[str, Any]) -> Parts:
     return [
         heading(page, stage, "Decoding"),
         words("The drawn id is looked up in the vocabulary and becomes text again."),
-        lines_table(rows),
+        Lines(rows),
         text,
         words(goes_on),
     ]

@@ -1,18 +1,17 @@
 """What the stages of the guided walk share: their heading, tables with a line a token, the words around them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from llmcli.ranges import parse_ranges, ranges_text
 from llmcli.render.labels import fit
-from llmcli.render.parts import table
 from llmcli.render.screen import Screen
+from llmcli.render.table import Lines, table
 
 MOST_TOKENS = 6
 """Tokens that have a line where nobody chose any: the last ones, so that a stage fits a screen of 24 lines, with the
@@ -127,16 +126,6 @@ def token_table(page: Page, headers: Sequence[str], columns: Sequence[Sequence[s
 
 def steps_table(stage: dict[str, Any]) -> RenderableType:
     """The inner steps of a stage with the shapes before and after each."""
-    return lines_table(
+    return Lines(
         [each["name"], each["operation"], shape(each["input"]), f"→ {shape(each['output'])}"] for each in stage["steps"]
     )
-
-
-def lines_table(rows: Iterable[Sequence[str]]) -> Table:
-    """Columns of text without a header."""
-    drawn = Table.grid(padding=(0, 2))
-    for row in rows:
-        drawn.add_row(*map(Text, row))
-    for column in drawn.columns:
-        column.no_wrap, column.overflow = True, "ellipsis"
-    return drawn

@@ -1,14 +1,11 @@
-"""A view in all its forms, and the documents that leave the program: JSON, CSV, npz, pictures, files written whole."""
+"""A view in all its forms, and the documents that leave the program: JSON, CSV, npz, pictures."""
 
 import csv
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -166,25 +163,3 @@ def drawable(text: str) -> str:
         font = font_manager.get_font(font_manager.findfont(name))
         covered |= set(font.get_charmap())
     return "".join(c if ord(c) in covered else f"U+{ord(c):04X}" for c in text)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: beside its place first, then moved there. Raises `LlmcliError`.
-
-    What is there and is no plain file, such as /dev/stdout or a pipe, is written to directly.
-    """
-    target = path.resolve() if path.is_symlink() else path
-    try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)
-            return
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            beside.write_bytes(data)
-            beside.replace(target)
-        except BaseException:
-            with suppress(OSError):
-                beside.unlink()
-            raise
-    except OSError as error:
-        raise LlmcliError(f"{path}: {error.strerror}", "give a path that can be written") from error

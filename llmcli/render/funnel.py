@@ -8,8 +8,9 @@ from rich.text import Text
 from llmcli.render.export import Table as CsvTable
 from llmcli.render.export import View
 from llmcli.render.logits import make_view
-from llmcli.render.parts import bar, bar_figure, clamp, model_name, percent, short, stacked, table, tail, title
+from llmcli.render.parts import bar, bar_figure, clamp, model_name, percent, short, stacked, tail, title
 from llmcli.render.screen import Screen
+from llmcli.render.table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -101,7 +101,7 @@ def draw_heatmap(
     part = choose_part(heatmap.values.shape, heatmap.names, window, room, causal=heatmap.causal)
     shown = heatmap.cut(part.rows, part.columns)
     shown = shown.in_blocks(window.pool) if window.pool > 1 else shown
-    text = Text(no_wrap=True, overflow="crop")
+    text = Text()
     _add_head(text, shown, part.columns[:: window.pool], layout, window.pool)
     for row, number in enumerate(part.rows[:: window.pool]):
         text.append(fit(f"{number:>{layout.number}} {fit(shown.rows[row], layout.label)}", layout.left))
@@ -184,7 +184,7 @@ def shade_pair(scale: Scale, value: float) -> str:
 def draw_legend(heatmap: Heatmap, screen: Screen, *, shades: bool = True) -> Text:
     """What the colours or shades stand for, and what a blank and a mark mean; one or two lines."""
     scale = heatmap.scale
-    text = Text(no_wrap=True, overflow="crop")
+    text = Text()
     places = (0.0, 0.25, 0.5, 0.75, 1.0) if scale.kind == "sequential" else (-1.0, -0.5, 0.0, 0.5, 1.0)
     if screen.color:
         for place in places:

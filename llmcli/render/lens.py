@@ -10,8 +10,9 @@ from llmcli.render.export import Table as CsvTable
 from llmcli.render.export import View, drawable
 from llmcli.render.labels import fit
 from llmcli.render.logits import make_view
-from llmcli.render.parts import bar, model_name, percent, stacked, table, tail, title
+from llmcli.render.parts import bar, model_name, percent, stacked, tail, title
 from llmcli.render.screen import Screen
+from llmcli.render.table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

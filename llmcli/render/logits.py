@@ -8,9 +8,10 @@ from rich.text import Text
 
 from llmcli.render.export import Table as CsvTable
 from llmcli.render.export import View, drawable
-from llmcli.render.parts import bar, bar_figure, clamp, model_name, page, percent, short, stacked, table, tail, title
+from llmcli.render.parts import bar, bar_figure, clamp, model_name, page, percent, short, stacked, tail, title
 from llmcli.render.screen import Screen
 from llmcli.render.stream import BANDS, band
+from llmcli.render.table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def _distribution(data: dict[str, Any], screen: Screen) -> RenderableType:
     others = len(data["logits"]) - len(data["top"])
     lines = [f"entropy {data['entropy']:.3f} bits, of at most {_log2(len(data['logits'])):.3f}"]
     if others:
-        lines.append(f"the other {others} tokens together: {percent(max(0.0, 1 - data['shown_mass']))}")
+        lines.append(f"the other {others} tokens together: {percent(data['other_mass'])}")
     if data["actual"] is not None:
         actual = data["actual"]
         lines.append(
@@ -124,7 +125,7 @@ def _score(data: dict[str, Any], screen: Screen, limit: int) -> RenderableType:
 def _score_row(place: int, each: dict[str, Any], largest: float, width: int) -> list[str | Text]:
     label = short(each["token"]["label"])
     if each["surprisal"] is None:
-        return [str(place), label, "-", "-", "-", "-", "nothing predicts it"]
+        return [str(place), label, "-", "-", "-", "-", ""]
     return [
         str(place),
         label,
@@ -138,9 +139,10 @@ def _score_row(place: int, each: dict[str, Any], largest: float, width: int) -> 
 
 def _totals(data: dict[str, Any]) -> list[str]:
     if not data["predicted"]:
-        return ["no token was predicted"]
+        return ["nothing predicts a first token, and there is no other"]
     lines = [
-        f"total {data['bits']:.3f} bits for {data['predicted']} tokens: {data['bits'] / data['predicted']:.3f} a token"
+        "nothing predicts the first token",
+        f"total {data['bits']:.3f} bits for {data['predicted']} tokens: {data['bits_per_token']:.3f} a token",
     ]
     if data["perplexity"] is not None:
         lines.append(f"perplexity {data['perplexity']:.4g}")

@@ -8,9 +8,10 @@ from rich.text import Text
 from llmcli.ranges import ranges_text
 from llmcli.render.export import Table as CsvTable
 from llmcli.render.export import View
-from llmcli.render.parts import bar, bar_figure, clamp, model_name, page, percent, stacked, table
+from llmcli.render.parts import bar, bar_figure, clamp, model_name, page, percent, stacked
 from llmcli.render.safe import visible
 from llmcli.render.screen import Screen
+from llmcli.render.table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,15 +152,15 @@ def _groups(data: dict[str, Any], screen: Screen) -> RenderableType:
         if part == "lm_head" and data["tied"]:
             rows.append([part, "tied", "", ""])
         elif count:
-            share = count / data["parameters"]
+            share = data["shares"][part]
             rows.append([part, f"{count:,}", percent(share), Text(bar(share, width), "cyan")])
     rows.append([Text("all", "bold"), f"{data['parameters']:,}", "", ""])
     return table(("part", "parameters", "share", ""), rows, left=(0, 3))
 
 
 def _dtypes(data: dict[str, Any]) -> RenderableType:
-    total = sum(data["bytes"].values())
-    rows = [[dtype, f"{count:,}", size(count), percent(count / total)] for dtype, count in data["bytes"].items()]
+    shares = data["byte_shares"]
+    rows = [[dtype, f"{count:,}", size(count), percent(shares[dtype])] for dtype, count in data["bytes"].items()]
     return table(("dtype", "bytes", "", "share"), rows, left=(0,))
 
 

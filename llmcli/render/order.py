@@ -7,9 +7,10 @@ from rich.text import Text
 
 from llmcli.render.export import Table as CsvTable
 from llmcli.render.export import View
-from llmcli.render.parts import bar, bar_figure, clamp, model_name, page, stacked, table, tail, title
+from llmcli.render.parts import bar, bar_figure, clamp, model_name, page, stacked, tail, title
 from llmcli.render.positions import NAME
 from llmcli.render.screen import Screen
+from llmcli.render.table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

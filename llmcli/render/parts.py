@@ -1,12 +1,11 @@
-"""Small parts that views share: titles, tables, bars, shares in words, the end of a text."""
+"""Small parts that views share: titles, bars, shares in words, the end of a text."""
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from llmcli.render.labels import fit
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-
-Row = Sequence[str | Text]
 
 
 def bar(share: float, width: int) -> str:
@@ -49,16 +46,6 @@ def model_name(data: dict[str, Any]) -> str:
     name = str(data["model"])
     short = name.rstrip("/").rpartition("/")[2] if name.startswith((".", "/", "~")) else name
     return visible(short) or visible(name)
-
-
-def table(headers: Sequence[str], rows: Iterable[Row], *, left: Sequence[int] = ()) -> Table:
-    """A table without lines; columns stand at the right but those of `left`."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for i, header in enumerate(headers):
-        drawn.add_column(header, justify="left" if i in left else "right", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        drawn.add_row(*(each if isinstance(each, Text) else Text(each) for each in row))
-    return drawn
 
 
 def stacked(*parts: RenderableType | None) -> Group:
@@ -127,6 +114,7 @@ def bar_figure(
 ) -> "Figure":
     """A picture of horizontal bars, the first one on top, each with its number in the format `form`."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     from llmcli.render.export import drawable
 
@@ -139,5 +127,7 @@ def bar_figure(
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set(title=drawable(heading), xlabel=axis)
+    if max(values, default=0) >= 1e4:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -1,13 +1,17 @@
 """Curves and points: as characters for a terminal, or as a PNG. Readable without colour: each series has its mark."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from llmcli.errors import UsageError
+from llmcli.files import write_whole
+from llmcli.render.export import picture_bytes
 from llmcli.render.safe import visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MARKS = "●○▲△■□◆◇"
 
@@ -95,37 +99,24 @@ def _marks(series: Sequence[Series]) -> dict[str, str]:
 
 
 def save_png(charts: Sequence[Chart], path: Path) -> None:
-    """The charts below one another as a PNG. Raises UsageError where matplotlib is missing."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("--png needs the package matplotlib", 'pip install "llmcli[plot]"') from None
+    """The charts below one another as a PNG. Raises `LlmcliError` where matplotlib is missing, or the file cannot be
+    written."""
+    write_whole(path, picture_bytes(lambda: _figure(charts), "png"))
+
+
+def _figure(charts: Sequence[Chart]) -> "Figure":
+    from matplotlib.figure import Figure
+
     figure: Any = Figure(figsize=(8, 4.5 * len(charts)), layout="constrained")
-    FigureCanvasAgg(figure)
     for index, chart in enumerate(charts):
         axes = figure.add_subplot(len(charts), 1, index + 1)
-        axes.set(title=_plain(chart.title), xlabel=chart.x, ylabel=chart.y)
+        axes.set(title=visible(chart.title), xlabel=chart.x, ylabel=chart.y)
         if chart.log:
             axes.set(xscale="log", yscale="log")
         for series in chart.series:
             xs, ys = zip(*series.points, strict=True)
             style = "--" if series.dots else "o" if chart.log else "-"
-            axes.plot(xs, ys, style, label=_plain(series.name))
+            axes.plot(xs, ys, style, label=visible(series.name))
         axes.legend()
         axes.grid(alpha=0.3, which="both")
-    _written(lambda target: figure.savefig(target, format="png", dpi=120), path)
-
-
-def _plain(text: str) -> str:
-    """A text in which matplotlib finds no formula."""
-    return visible(text).replace("$", r"\$")
-
-
-def _written(write: Callable[[Path], object], path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        write(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    return cast("Figure", figure)

@@ -11,9 +11,10 @@ from llmcli.render.export import Table as CsvTable
 from llmcli.render.export import View, drawable
 from llmcli.render.heatmap import Heatmap, draw_heatmap
 from llmcli.render.palette import Scale
-from llmcli.render.parts import bar, clamp, model_name, page, percent, stacked, table, title
+from llmcli.render.parts import bar, clamp, model_name, page, percent, stacked, title
 from llmcli.render.plot import Chart, Series, draw
 from llmcli.render.screen import Screen
+from llmcli.render.table import table
 from llmcli.render.window import Window
 
 if TYPE_CHECKING:
@@ -115,9 +116,9 @@ def _waves(data: dict[str, Any], channels: Sequence[int], screen: Screen) -> Ren
             ]
         )
     headers = ("channel", "cycles/position", "wavelength", "spread", "explained", "")
-    shares = sorted(wave["explained"] for wave in data["waves"])
+    shares = [wave["explained"] for wave in data["waves"]]
     summary = (
-        f"of all {len(shares)} channels one sinusoid explains {percent(shares[len(shares) // 2])} in the median; "
+        f"of all {len(shares)} channels one sinusoid explains {percent(data['median_explained'])} in the median; "
         f"more than half of {sum(share > 0.5 for share in shares)}"
     )
     meaning = "explained: the share of a channel's variance that its best single sinusoid accounts for"
@@ -127,10 +128,8 @@ def _waves(data: dict[str, Any], channels: Sequence[int], screen: Screen) -> Ren
 def _redundancy(data: dict[str, Any], screen: Screen) -> RenderableType:
     width = clamp(screen.width - 40, 8, 50)
     rows: list[list[str | Text]] = []
-    total = 0.0
-    for i, share in enumerate(data["variance"][:8]):
-        total += float(share)
-        rows.append([str(i), percent(float(share)), percent(total), Text(bar(float(share), width), "cyan")])
+    for i, (share, total) in enumerate(zip(data["variance"][:8], data["cumulative"], strict=False)):
+        rows.append([str(i), percent(float(share)), percent(float(total)), Text(bar(float(share), width), "cyan")])
     words = ", ".join(f"{each['components']} carry {each['share']:.0%}" for each in data["redundancy"])
     drawn = table(("component", "variance", "so far", ""), rows, left=(3,))
     return stacked(drawn, Text(f"of {len(data['variance'])} principal components {words} of the variance"))

@@ -11,10 +11,11 @@ from llmcli.render.export import Table as CsvTable
 from llmcli.render.export import View, drawable
 from llmcli.render.heatmap import Heatmap, draw_heatmap
 from llmcli.render.palette import Scale
-from llmcli.render.parts import bar, clamp, model_name, page, stacked, table, title
+from llmcli.render.parts import bar, clamp, model_name, page, stacked, title
 from llmcli.render.plot import Chart, Series, draw
 from llmcli.render.positions import NAME
 from llmcli.render.screen import Screen
+from llmcli.render.table import table
 from llmcli.render.window import Window
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ def _pairs(rope: dict[str, Any], screen: Screen) -> RenderableType:
     """The bar shows how many turns a pair completes within the context, on a logarithmic scale."""
     width = clamp(screen.width - 66, 8, 40)
     scaled = rope["scaling"] != "default"
-    most = max(math.log10(1 + rope["context_length"] / pair["wavelength"]) for pair in rope["pairs"])
+    most = max(math.log10(1 + pair["turns"]) for pair in rope["pairs"])
     rows: list[list[str | Text]] = []
     for i, pair in enumerate(rope["pairs"]):
-        turns = rope["context_length"] / pair["wavelength"]
+        turns = pair["turns"]
         channels = f"{pair['channels'][0]}, {pair['channels'][1]}"
         unscaled = [f"{pair['unscaled']:.4g}"] if scaled else []
         mark = Text("> context", "red") if pair["beyond"] else _turns(turns, most, width)
@@ -230,7 +231,7 @@ def _matrix(rotation: dict[str, Any], window: Window, screen: Screen) -> Text:
         values=matrix,
         rows=[""] * len(matrix),
         columns=[""] * len(matrix),
-        names=("to", "from"),
+        names=("row", "column"),
         scale=Scale(max(1.0, float(np.abs(matrix).max())), "diverging"),
         masked=~stored,
         masked_means="0",

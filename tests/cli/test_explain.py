@@ -80,6 +80,32 @@ def test_the_token_drawn_is_what_generate_draws(llmcli, options, seed):
         assert decoding["text"] == generated["text"] or decoding["text"] == ""
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--frequency-penalty", "0.5", "--presence-penalty", "0.25", "--penalty-window", "2"),
+        ("--dry-multiplier", "0.8", "--dry-allowed-length", "1", "--dry-sequence-breaker", "none"),
+        ("--no-repeat-ngram", "1", "--ban", "c", "--logit-bias", "97=-3", "--logit-bias", "d=2"),
+        ("--top-n-sigma", "1", "--typical-p", "0.9", "--xtc-probability", "1", "--xtc-threshold", "0.001"),
+        ("--mirostat", "2", "--mirostat-tau", "3"),
+        ("--samplers", "top-k,temperature", "--top-k", "7", "--temperature", "0.5"),
+        ("--greedy", "--repetition-penalty", "1.3"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_the_filters_are_those_of_the_funnel_and_of_generate(llmcli, options):
+    code, out, err = llmcli("explain", "abab", "--seed", 3, "--only", "sampling", "--json", "--limit", 9, *options)
+    assert (code, err.count("\n")) == (0, 0 if "--greedy" in options else 1)
+    sampling = json.loads(out)["stages"][0]
+    funnel = json.loads(llmcli("inspect-logits", "abab", "--funnel", "--seed", 3, "--json", "--limit", 9, *options)[1])
+    assert sampling["filters"] == funnel["stages"]
+    assert [sampling[each] for each in ("candidates", "drawn", "seed", "uniform")] == [
+        funnel[each] for each in ("candidates", "drawn", "seed", "uniform")
+    ]
+    generated = json.loads(llmcli("generate", "abab", "-n", 1, "--seed", 3, "--json", *options)[1])
+    assert [sampling["drawn"]["token"]["id"]] == generated["ids"]
+
+
 def test_one_stage(llmcli):
     out = llmcli("explain", "ab", "--only", "attention", "--layer", -1)[1]
     assert "Self-attention, block 1" in out
@@ -92,8 +118,14 @@ def test_one_stage(llmcli):
 
 
 def test_every_form(llmcli, tmp_path):
-    code, out, _ = llmcli("explain", "ab", "--csv", "--npz", tmp_path / "w.npz", "--html", tmp_path / "w.html")
+    pictures = ("--png", tmp_path / "w.png", "--svg", tmp_path / "w.svg")
+    code, out, _ = llmcli(
+        "explain", "ab", "--csv", "--npz", tmp_path / "w.npz", "--html", tmp_path / "w.html", *pictures
+    )
     assert code == 0
+    assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
+    svg = (tmp_path / "w.svg").read_text("utf-8")
+    assert all(f"{i}/14 " in svg for i in (4, 9, 12, 13))
     rows = list(csv.DictReader(io.StringIO(out)))
     assert {row["kind"] for row in rows} >= {"encoding", "norm", "attention", "ffn", "decoding"}
     arrays = np.load(tmp_path / "w.npz", allow_pickle=False)
@@ -104,11 +136,12 @@ def test_every_form(llmcli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--png", "x.png"], "explain has no --png"),
+        (["--only", "encoding", "--png", "x.png"], "explain has no --png"),
         (["--layer", "2"], "there is no layer 2"),
         (["--layer", "0-1"], "more than one"),
         (["--only", "mlp"], "only"),
         (["--only", "attention", "--top-k", "5"], "--top-k changes nothing in --only attention"),
+        (["--only", "ffn", "--dry-sequence-breaker", "x"], "--dry-sequence-breaker changes nothing in --only ffn"),
         (["--only", "softmax", "--layer", "1"], "--layer opens a block, which --only softmax does not show"),
         (["--rows", "7"], "there is no token 7"),
         (["--temperature", "-1"], "--temperature"),

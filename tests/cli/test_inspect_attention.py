@@ -239,7 +239,7 @@ def test_windows(inspect):
         (["--rows", "99"], "there is no query 99"),
         (["--pool", "2", "--values"], "--values prints single numbers"),
         (["--json", "--csv"], "--json and --csv"),
-        (["--top-heads", "prev", "--png", "x.png"], "has no --png"),
+        (["--hidden", "no/such/x.npz"], "lies in a folder that does not exist"),
         (["--limit", "0", "--top-heads", "prev"], "--limit"),
     ],
 )

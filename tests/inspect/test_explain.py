@@ -1,6 +1,8 @@
 """The guided walk's numbers, beside `transformers`, numpy, and what generation draws."""
 
 import math
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -22,6 +24,20 @@ def stages(walk, kind):
 def only(walk, kind):
     (found,) = stages(walk, kind)
     return found
+
+
+@contextmanager
+def watched(module):
+    """What goes into a module and what comes out of it, a pair for each call."""
+    seen = []
+    forward = module.forward
+
+    def watching(x, *others):
+        seen.append((x, forward(x, *others)))
+        return seen[-1][1]
+
+    with patch.object(module, "forward", watching):
+        yield seen
 
 
 @torch.inference_mode()
@@ -91,14 +107,11 @@ def test_norms_equal_numpy(name):
         "before ffn": block.ffn_norm,
         "after ffn": block.ffn_post_norm,
     }
-    seen = {}
-    for place, module in modules.items():
-        module.register_forward_hook(lambda _, given, out, place=place: seen.update({place: (given[0][0], out[0])}))
-    pipeline.logits(IDS)
-    for module in modules.values():
-        module._forward_hooks.clear()
+    with ExitStack() as watching:
+        seen = {place: watching.enter_context(watched(module)) for place, module in modules.items()}
+        pipeline.logits(IDS)
     for stage in stages(walk, "norm")[:-1]:
-        before, after = (each.double().numpy() for each in seen[stage.place])
+        before, after = (each[0].double().numpy() for each in seen[stage.place][0])
         for moments, x in ((stage.before, before), (stage.after, after)):
             np.testing.assert_allclose(moments.mean, x.mean(1), atol=1e-5)
             np.testing.assert_allclose(moments.spread, x.std(1), atol=1e-5)
@@ -159,12 +172,10 @@ def test_the_feed_forward_network_on_the_way():
         state[f"model.layers.{LAYER}.mlp.{part}_proj.weight"].double().numpy() for part in ("gate", "up", "down")
     )
     pipeline = pair("llama").pipeline
-    given = []
-    hook = pipeline.model.blocks[LAYER].ffn.register_forward_hook(lambda _, x, __: given.append(x[0][0, -1]))
-    pipeline.logits(IDS)
-    hook.remove()
+    with watched(pipeline.model.blocks[LAYER].ffn) as seen:
+        pipeline.logits(IDS)
     found = only(explain(pipeline, IDS, layer=LAYER, seed=1), "ffn")
-    x = given[0].double().numpy()
+    x = seen[0][0][0, -1].double().numpy()
     before = gate @ x
     activated = before / (1 + np.exp(-before))
     hidden = activated * (up @ x)

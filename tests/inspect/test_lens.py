@@ -39,8 +39,8 @@ def test_every_row_equals_the_reference_and_the_last_is_the_output(name):
     assert [row.layer for row in ours.rows] == list(range(-1, len(theirs) - 1))
     assert np.abs(ours.logits - theirs).max() <= 1e-4 * max(1, np.abs(theirs).max())
     assert np.abs(ours.logits[-1] - reference_logits(name, IDS)[-1].numpy()).max() <= 1e-4
-    assert ours.difference == 0
-    assert ours.rows[-1].kl == 0
+    assert ours.difference <= 1e-5 * max(1, np.abs(theirs).max())
+    assert ours.rows[-1].kl <= 1e-6
     assert ours.rows[-1].final.rank == 0
 
 

@@ -8,6 +8,7 @@ import jsonschema
 import numpy as np
 import pytest
 from attention_samples import made
+from drawn_numbers import fractions, invented
 from rich.cells import cell_len
 from snapshot import check_snapshot
 from tiny_families import pair
@@ -112,6 +113,7 @@ def documents():
     yield maps_view(made(scores=True, sink=True), HOW, overview=False, page=page)
     yield maps_view(made(generated=2), HOW, overview=False, page=page, difference=1e-7, tolerance=1e-4)
     yield ranking_view(made(chosen=()), rank_heads(made(), "entropy", 3), "entropy", HOW)
+    yield ranking_view(made(chosen=()), rank_heads(made(), "induction", 3), "induction", HOW)
     yield token_view(made(), 3, HOW, page)
     yield steps_view(made(), steps, HOW, page)
 
@@ -124,6 +126,19 @@ def test_every_document_follows_the_schema_and_has_every_form():
         assert all(len(row) == len(header) for row in rows)
         npz_bytes(view.data)
         assert draw(view.terminal(Screen(80)), Screen(80))
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_no_number_is_drawn_that_the_document_does_not_hold(width):
+    for view in documents():
+        text = draw(view.terminal(Screen(width)), Screen(width))
+        assert fractions(text)
+        assert invented(text, view.data) == []
+    values = replace(HOW, numbers=True)
+    view = maps_view(made(scores=True), values, overview=False, page=str)
+    text = draw(view.terminal(Screen(width)), Screen(width))
+    assert len(fractions(text)) > 30
+    assert invented(text, view.data) == []
 
 
 def test_the_document_has_the_documented_fields_and_no_others():
@@ -161,4 +176,6 @@ def test_pictures(form):
     start = {"png": b"\x89PNG", "svg": b"<?xml"}[form]
     for found, overview in ((made(chosen=((1, None),)), True), (made(scores=True), False), (made(chosen=ALL), False)):
         view = maps_view(found, HOW, overview=overview, page=str)
+        assert picture_bytes(view.figure, form).startswith(start)
+    for view in documents():
         assert picture_bytes(view.figure, form).startswith(start)

@@ -1,17 +1,16 @@
-"""Documents and files: JSON in pieces, CSV, npz, pictures, files written whole."""
+"""Documents and files: JSON in pieces, CSV, npz, pictures; where they are sent."""
 
 import io
 import json
-import os
 import sys
 
 import numpy as np
 import pytest
 
-from llmcli.cli.view import emit, view_options
+from llmcli.cli.view import ViewOptions, emit
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.render import export
-from llmcli.render.export import View, csv_chunks, drawable, json_chunks, npz_bytes, picture_bytes, write_file
+from llmcli.render.export import View, csv_chunks, drawable, json_chunks, npz_bytes, picture_bytes
 
 DATA = {
     "schema_version": 1,
@@ -73,25 +72,6 @@ def test_csv_quotes_what_it_must():
     assert text.count("\n") == 2 * 9000 + 1
 
 
-def test_files_are_written_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "a.npz"
-    target.write_bytes(b"old")
-    write_file(target, b"new")
-    assert target.read_bytes() == b"new"
-    assert [each.name for each in tmp_path.iterdir()] == ["a.npz"]
-    link = tmp_path / "link"
-    link.symlink_to(target)
-    write_file(link, b"through")
-    assert (link.is_symlink(), target.read_bytes()) == (True, b"through")
-    with pytest.raises(LlmcliError, match="No such file"):
-        write_file(tmp_path / "no" / "b", b"")
-    if os.path.exists("/dev/full"):  # noqa: PTH110
-        from pathlib import Path
-
-        with pytest.raises(LlmcliError, match="No space left"):
-            write_file(Path("/dev/full"), b"x" * 100_000)
-
-
 def picture(label="$x_1$ 你"):
     from matplotlib.figure import Figure
 
@@ -121,33 +101,33 @@ def view():
 
 
 def test_emit_sends_a_view_where_it_is_asked_to(view, capsys, tmp_path):
-    emit(view, view_options(width=50))
+    emit(view, ViewOptions(width=50))
     assert capsys.readouterr() == ("drawn in 50\n", "")
-    emit(view, view_options(json=True))
+    emit(view, ViewOptions(json=True))
     assert capsys.readouterr().out == '{"a": [1]}\n'
-    emit(view, view_options(csv=True))
+    emit(view, ViewOptions(csv=True))
     assert capsys.readouterr().out == "a\n1\n"
-    emit(view, view_options(npz=tmp_path / "a.npz"))
+    emit(view, ViewOptions(npz=tmp_path / "a.npz"))
     out, err = capsys.readouterr()
     assert (out, err) == ("", f"wrote {tmp_path / 'a.npz'}\n")
-    emit(view, view_options(json=True, npz=tmp_path / "b.npz"))
+    emit(view, ViewOptions(json=True, npz=tmp_path / "b.npz"))
     assert capsys.readouterr().out == '{"a": [1]}\n'
 
 
 def test_emit_refuses_what_a_view_does_not_have(view, tmp_path):
     for name in ("png", "svg", "html"):
         with pytest.raises(UsageError, match=f"some-view has no --{name}"):
-            emit(view, view_options(**{name: tmp_path / "x"}))
+            emit(view, ViewOptions(**{name: tmp_path / "x"}))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_options_are_checked_before_anything_is_computed(tmp_path):
     with pytest.raises(UsageError, match="--json and --csv"):
-        view_options(json=True, csv=True)
-    with pytest.raises(UsageError, match="no folder"):
-        view_options(npz=tmp_path / "no" / "a.npz")
+        ViewOptions(json=True, csv=True)
+    with pytest.raises(UsageError, match="does not exist"):
+        ViewOptions(npz=tmp_path / "no" / "a.npz")
     with pytest.raises(UsageError, match="is a folder"):
-        view_options(others=[tmp_path])
+        ViewOptions(html=tmp_path)
 
 
 def test_fonts_are_looked_up_among_those_installed():

@@ -1,21 +1,18 @@
-"""What the views of logits, model, positions and cache draw, from documents kept beside the expected drawings.
-
-LLMCLI_WRITE_SNAPSHOTS=1 writes the drawings anew; look at them before they are kept.
-"""
+"""What the views of logits, model, positions and cache draw, from documents kept beside the expected drawings."""
 
 import csv
 import io
 import json
-import os
 import re
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
+from drawn_numbers import fractions, invented
 from rich.cells import cell_len
+from snapshot import FOLDER, check_snapshot
 
 from llmcli.render.ablation import ablation_view
 from llmcli.render.cache import cache_view
@@ -31,7 +28,6 @@ from llmcli.render.rope import rope_view, rotation_view
 from llmcli.render.screen import Screen, draw
 from llmcli.render.window import Window
 
-SNAPSHOTS = Path(__file__).parent.parent / "snapshots"
 VIEWS = {
     "distribution": distribution_view,
     "funnel": funnel_view,
@@ -53,7 +49,7 @@ def load(name: str) -> dict[str, Any]:
     def arrays(value: dict[str, Any]) -> dict[str, Any]:
         return value | {key: np.array(value[key]) for key in ARRAYS if key in value}
 
-    return json.loads((SNAPSHOTS / "documents" / f"{name}.json").read_text("utf-8"), object_hook=arrays)
+    return json.loads((FOLDER / "documents" / f"{name}.json").read_text("utf-8"), object_hook=arrays)
 
 
 def view_of(name: str, **changes: Any) -> View:
@@ -66,10 +62,7 @@ def view_of(name: str, **changes: Any) -> View:
 def test_drawn_as_before(name, width, depth):
     screen = Screen(width, depth)
     drawn = draw(view_of(name).terminal(screen), screen)
-    path = SNAPSHOTS / f"{name}-{width}-{depth}.txt"
-    if os.environ.get("LLMCLI_WRITE_SNAPSHOTS"):
-        path.write_text(drawn, "utf-8")
-    assert drawn == path.read_text("utf-8")
+    check_snapshot(f"{name}-{width}-{depth}", drawn)
     if depth == "none":
         assert "\x1b" not in drawn
         assert all(cell_len(line) <= width for line in drawn.splitlines())
@@ -92,11 +85,28 @@ def test_every_form_of_a_view(name):
 
 
 @pytest.mark.parametrize("name", VIEWS)
+def test_no_number_is_drawn_that_the_document_does_not_hold(name):
+    data = load(name)
+    points = [100 * each["change"] for each in data.get("next", ())]  # percentage points
+    for width in (40, 80, 120):
+        text = draw(VIEWS[name](data).terminal(Screen(width)), Screen(width))
+        assert fractions(text)
+        assert invented(text, data, besides=points) == []
+
+
+def test_an_invented_number_is_found():
+    data = {"share": 0.1234, "bytes": 1_500_000, "text": "x 0.289", "logits": [0.77]}
+    text = "12.34 %  1.5 MB  0.289  0.12  1.234e-01"
+    assert invented(text, data) == []
+    assert invented("12.35 %  0.13  1.6 MB  0.77  1.235e-01", data) == ["12.35", "0.13", "1.6", "0.77", "1.235e-01"]
+
+
+@pytest.mark.parametrize("name", VIEWS)
 def test_documents_fit_their_schemas(name):
     schemas = {"model": "model", "cache": "cache", "learned": "positions", "rope": "positions", "rotation": "positions"}
     schemas |= {"shift": "positions", "shuffle": "positions"}
     schema = json.loads(files("llmcli.schemas").joinpath(f"inspect-{schemas.get(name, 'logits')}.json").read_text())
-    data = json.loads((SNAPSHOTS / "documents" / f"{name}.json").read_text("utf-8"))
+    data = json.loads((FOLDER / "documents" / f"{name}.json").read_text("utf-8"))
     jsonschema.validate(data, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data | {"more": 1}, schema)
