@@ -9,23 +9,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llmcli.batch import BATCH_SIZE
+from llmcli.batch_run import BatchPrompt, run_batch
 from llmcli.chat import Message, chat_ids
+from llmcli.decoding import Decoder
 from llmcli.device import choose_device, set_threads
 from llmcli.errors import ContextLengthError, TokenizerError, UsageError
-from llmcli.generation import check_ids
+from llmcli.generation import check_ids, generate
 from llmcli.generation_config import read_generation_config
 from llmcli.inspect.api import Views
-from llmcli.model.checkpoint import load_model
+from llmcli.model.cache import KV_DTYPES, kv_dtype_name
+from llmcli.model.loading import load
 from llmcli.model.transformer import CausalLM
+from llmcli.prompt_cache import PromptCache
 from llmcli.resolve import TOKENIZER_FILES, resolve
 from llmcli.results import Generation
-from llmcli.run import Run, fresh_seed
+from llmcli.run import Drive, Run
 from llmcli.sampling import TokenRules
 from llmcli.sampling_params import SamplingParams, merged
 from llmcli.token_rules import token_rules
 from llmcli.tokenizer import Tokenizer
+from llmcli.transcript import Request, fresh_seed
 
-__all__ = ["Pipeline", "Prompt", "Run", "Truncate", "fresh_seed"]
+__all__ = ["Pipeline", "Prompt", "Request", "Run", "Truncate", "fresh_seed"]
 
 Truncate = Literal["left", "right"]
 Prompt = str | Sequence[int]
@@ -52,24 +58,44 @@ class Pipeline(Views):
         *,
         device: str = "auto",
         dtype: str = "float32",
+        packed: bool = True,
+        many_rows: bool = False,
         threads: int | None = None,
+        kv_dtype: str = "auto",
         tokenizer: Tokenizer | None = None,
     ) -> "Pipeline":
         """A built-in model, a folder, or a hub id, ready to run.
 
-        device: auto, cpu, cuda or mps. threads: of the whole process; None leaves them as they are. `tokenizer` spares
-        reading it again. A folder without a tokenizer runs on ids alone. Raises `ModelError`, `UsageError`.
+        device: auto, cpu, cuda or mps. dtype: auto, float32, bfloat16, float16, int8, int4 or stored; `packed` and
+        `many_rows` say what for, see `model.loading`. threads: of the whole process; None leaves them as they are.
+        kv_dtype: that of the KV cache, see `model.cache`. `tokenizer` spares reading it again. A folder without a
+        tokenizer runs on ids alone. Raises `ModelError`, `UsageError`.
         """
         start = time.perf_counter()
+        if kv_dtype not in KV_DTYPES:
+            raise UsageError(f"there is no KV cache in {kv_dtype!r}", f"choose one of {', '.join(KV_DTYPES)}")
         place = choose_device(device)
         if threads is not None:
             set_threads(threads)
         folder = resolve(str(name))
         if tokenizer is None and any((folder / each).is_file() for each in TOKENIZER_FILES):
             tokenizer = Tokenizer.from_folder(folder)
-        pipeline = cls(load_model(folder, dtype=dtype, device=place), tokenizer, folder, str(name), dtype)
+        model, dtype, notes = load(folder, dtype, device=place, packed=packed, many_rows=many_rows)
+        pipeline = cls(model, tokenizer, folder, str(name), dtype)
+        pipeline.notes += notes
+        pipeline.model.kv_dtype = KV_DTYPES[kv_dtype]
         pipeline.load_seconds = time.perf_counter() - start
         return pipeline
+
+    @property
+    def kv_dtype(self) -> str:
+        """The number format of new KV caches, as it was asked for."""
+        return kv_dtype_name(self.model.kv_dtype)
+
+    @property
+    def device(self) -> str:
+        """Where the model is: cpu, cuda or mps."""
+        return next(self.model.parameters()).device.type
 
     # --- text and ids ---
 
@@ -178,13 +204,46 @@ class Pipeline(Views):
         prompt: str | None = None,
         truncate: Truncate | None = None,
         trace: bool = False,
+        drive: Drive = generate,
         **params: Any,
     ) -> Run:
-        """`stream` from the ids of a prompt; `prompt` is the text that they stand for, which the result then tells."""
-        chosen = merged(self.defaults, params)
+        """`stream` from the ids of a prompt; `prompt` is the text that they stand for, which the result then tells.
+        `drive` computes the tokens."""
+        request = self.request(merged(self.defaults, params), trace=trace)
         check_ids(ids, self.model.config.vocab_size)
-        fitting = self.fit(list(ids), chosen.max_tokens, truncate)
-        return Run(self, fitting, chosen, prompt, rules=self.rules(chosen), trace=trace)
+        fitting = self.fit(list(ids), request.params.max_tokens, truncate)
+        return Run(self, request, fitting, prompt, drive=drive)
+
+    def decoder(
+        self, *, draft: "Literal['lookup'] | Pipeline | None" = None, prompt_cache: str | Path | None = None
+    ) -> Decoder:
+        """What to give `run` as `drive` to have tokens guessed ahead, by lookup or by a smaller model, or a prompt's
+        keys and values kept in a file. Neither changes an id but by rounding. Raises `UsageError` for a model of
+        another vocabulary."""
+        if isinstance(draft, Pipeline):
+            self._check_vocabulary(draft)
+        kept = None if prompt_cache is None else PromptCache(Path(prompt_cache), self.folder, self.dtype)
+        return Decoder(draft.model if isinstance(draft, Pipeline) else draft, kept)
+
+    def _check_vocabulary(self, small: "Pipeline") -> None:
+        ours, theirs = (
+            each.tokenizer.vocabulary if each.has_tokenizer else {"": each.model.config.vocab_size}
+            for each in (self, small)
+        )
+        if ours != theirs:
+            differing = min(set(ours.items()) ^ set(theirs.items()), key=lambda item: item[1])
+            raise UsageError(
+                f"{small.name} cannot draft for {self.name}: their vocabularies differ, first at id {differing[1]}",
+                "name a smaller model with the same tokenizer",
+            )
+
+    def request(self, params: SamplingParams, *, trace: bool = False) -> Request:
+        """What every sequence of a run shares: the parameters, what they say in texts as ids, and a seed.
+
+        Raises `UsageError` for a text that is no token.
+        """
+        seed = None if params.greedy else fresh_seed() if params.seed is None else params.seed
+        return Request(params, seed, self.rules(params), trace)
 
     def rules(self, params: SamplingParams) -> TokenRules:
         """What the parameters say in texts, as ids of this model. Raises `UsageError` for a text that is no token."""
@@ -197,6 +256,30 @@ class Pipeline(Views):
         for _ in run:
             pass
         return run.result()
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        num_samples: int = 1,
+        batch_size: int = BATCH_SIZE,
+        truncate: Truncate | None = None,
+        **params: Any,
+    ) -> list[Generation]:
+        """Generates from several prompts at once, `batch_size` of them decoded together, and faster so than one by one.
+
+        The generations of prompt 0, then those of prompt 1, ...; of each as many as `num_samples` says. Each is what
+        `generate` gives for that prompt, with `seed + i` for sample i. Arguments and errors as for `stream`.
+        """
+        asked = [BatchPrompt(self.prompt_ids(each), each if isinstance(each, str) else None) for each in prompts]
+        run = run_batch(self, asked, num_samples=num_samples, batch_size=batch_size, truncate=truncate, **params)
+        run.scored = False
+        return [each.result() for each in run.finished()]
+
+    def samples(self, prompt: Prompt, count: int, **params: Any) -> list[Generation]:
+        """`count` generations of one prompt, decoded together; the i-th is that of the seed + i. Arguments and errors
+        as for `generate_batch`."""
+        return self.generate_batch([prompt], num_samples=count, **params)
 
     def generate_ids(self, ids: Sequence[int], **params: Any) -> list[int]:
         """The new ids after `ids`. Needs no tokenizer. Arguments and errors as for `stream`."""

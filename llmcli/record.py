@@ -1,6 +1,5 @@
 """What makes a generation repeatable, written down, and its repetition compared id by id."""
 
-import hashlib
 import json
 import platform
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import LlmcliError, UsageError
-from llmcli.files import write_whole
+from llmcli.files import sha256, write_whole
 from llmcli.sampling_params import FIELDS, SamplingParams
 from llmcli.version import __version__
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 # Files of a model's folder that may decide which ids come.
 _DECIDING = frozenset({".json", ".jsonl", ".safetensors", ".model", ".txt", ".jinja"})
-_PACKAGES = ("torch", "tokenizers", "safetensors", "numpy")
+_PACKAGES = ("torch", "tokenizers", "safetensors", "numpy", "llguidance")
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Record:
     versions: dict[str, str]
     device: str
     dtype: str
+    kv_dtype: str
     threads: int
     context_length: int
     params: SamplingParams
@@ -64,6 +64,7 @@ def make_record(pipeline: "Pipeline", run: "Run") -> Record:
         versions=versions(),
         device=next(pipeline.model.parameters()).device.type,
         dtype=pipeline.dtype,
+        kv_dtype=pipeline.kv_dtype,
         threads=torch.get_num_threads(),
         context_length=pipeline.context_length,
         params=run.params,
@@ -79,14 +80,9 @@ def file_hashes(folder: Path) -> dict[str, str]:
     """The sha256 of every file of a model's folder that may decide what it generates, by name."""
     try:
         paths = sorted(each for each in folder.iterdir() if each.suffix in _DECIDING and each.is_file())
-        return {each.name: _sha256(each) for each in paths}
+        return {each.name: sha256(each) for each in paths}
     except OSError as error:
         raise LlmcliError(f"{folder} cannot be read: {error.strerror}", "check the model's folder") from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -134,7 +130,7 @@ def _reason(error: Exception) -> str:
 def _record(values: Any) -> Record:
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"its schema_version is not {SCHEMA_VERSION}")
-    kinds: dict[str, Any] = dict.fromkeys(("model", "device", "dtype", "finish_reason"), str)
+    kinds: dict[str, Any] = dict.fromkeys(("model", "device", "dtype", "kv_dtype", "finish_reason"), str)
     kinds |= {"threads": int, "context_length": int, "files": dict, "versions": dict, "params": dict}
     for name, kind in kinds.items():
         if not isinstance(values[name], kind) or isinstance(values[name], bool):
@@ -168,7 +164,7 @@ def replay(pipeline: "Pipeline", record: Record) -> Difference | None:
 
     check_ids(record.prompt_ids, pipeline.model.config.vocab_size)
     params = replace(record.params, seed=record.seed, logprobs=None)
-    run = Run(pipeline, list(record.prompt_ids), params, record.prompt, rules=pipeline.rules(params))
+    run = Run(pipeline, pipeline.request(params), list(record.prompt_ids), record.prompt)
     run.scored = False
     index = 0
     for index, step in enumerate(run):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from llmcli.inspect.funnel import Funnel
 
-FinishReason = Literal["eos", "stop", "length", "context", "interrupt"]
+FinishReason = Literal["eos", "stop", "complete", "length", "context", "interrupt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Step:
     prob           its probability in the distribution that it was drawn from, after all filters; for greedy the
                    model's own
     logprob        natural logarithm of its probability in the model's own distribution, before any filter
-    finish_reason  None but for the last step: eos, stop, length or context
+    finish_reason  None but for the last step: eos, stop, complete, length or context
     logprobs       None unless they were asked for
     trace          what each filter left, and the draw; None unless asked for
     """
@@ -55,13 +55,20 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds by a clock that never goes back. `tokens_per_second` is the rate after the first token; None for fewer
-    than two tokens."""
+    """Seconds by a clock that never goes back, and what was saved.
+
+    tokens_per_second  the rate after the first token; None for fewer than two tokens
+    drafted, accepted  tokens that were guessed ahead, and those of them that were then drawn; None without drafts
+    reused             tokens of the prompt whose keys and values came from a file; None where none was named
+    """
 
     load: float
     first_token: float | None
     total: float
     tokens_per_second: float | None
+    drafted: int | None = None
+    accepted: int | None = None
+    reused: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +77,13 @@ class Generation:
 
     text           decode(prompt_ids + ids) less decode(prompt_ids), special tokens left out, up to a stop string
     ids            every id that was generated, an end-of-text id or those of a stop string included
-    finish_reason  eos: the model ended the text; stop: a stop string came; length: max_tokens; context: the context is
-                   full; interrupt: it was cut off
+    finish_reason  eos: the model ended the text; stop: a stop string came; complete: nothing more may follow by the
+                   text's constraint, or a limit came where it allows an end; length: max_tokens; context: the context
+                   is full; interrupt: it was cut off
     seed           of the random numbers; None for greedy, which uses none
     logprobs       those of each step; None unless they were asked for
     trace          that of each step; None unless asked for
+    score          of beam search: the sum of the log-probabilities divided by length ** length penalty; else None
     """
 
     prompt: str | None
@@ -86,6 +95,7 @@ class Generation:
     timings: Timings
     logprobs: list[TokenLogprobs] | None = None
     trace: "list[Funnel] | None" = None
+    score: float | None = None
 
     def __str__(self) -> str:
         return self.text

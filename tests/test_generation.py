@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import BOS, EOS, Scripted, write_model
 
+from llmcli import interrupts
 from llmcli.errors import UsageError
 from llmcli.generation import Sequence, decode_step, generate, prefill
 from llmcli.model.cache import KVCache
@@ -172,3 +173,12 @@ def test_published_ids_of_a_gpt2(shared):
         prompt = expected[: golden["prompt_len"]]
         ids, _ = run(model, sequence(prompt, max_tokens=len(expected) - len(prompt), eos=(98,), context=512))
         assert prompt + ids == expected
+
+
+def test_a_signal_that_was_swallowed_ends_the_next_step(monkeypatch):
+    model = Scripted([10, 11, 12, 13])
+    steps = generate(model, sequence([1]))
+    next(steps)
+    monkeypatch.setattr(interrupts, "received", [15])
+    with pytest.raises(KeyboardInterrupt):
+        next(steps)

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, processors
 from torch import Tensor, nn
 
+from llmcli.model.cache import KVCache
 from llmcli.model.config import ModelConfig
 from llmcli.pipeline import Pipeline
 from llmcli.tokenizer import Tokenizer
@@ -95,11 +96,15 @@ class Scripted(nn.Module):
             eos_token_ids=(EOS,),
         )
         self.place = nn.Parameter(torch.zeros(1))
+        self.kv_dtype: torch.dtype | None = None
         self.script, self.start = script, start
         self.calls: list[tuple[int, bool]] = []
 
     def must_recompute(self, *_lengths: int) -> bool:
         return False
+
+    def new_cache(self) -> KVCache:
+        return KVCache(self.config)
 
     def forward(self, ids: Tensor, cache: Any = None, *, tap: None = None, last_only: bool = False) -> Tensor:
         assert tap is None

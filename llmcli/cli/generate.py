@@ -1,122 +1,38 @@
 """`llmcli generate`: continue a text."""
 
-import os
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llmcli.cli.io import given_on_stdin, is_terminal, read_text, use_color
-from llmcli.cli.options import (
-    DEFAULT_MODEL,
-    ColorOption,
-    DeviceOption,
-    FileOption,
-    JsonOption,
-    ModelOption,
-    QuietOption,
-    ThreadsOption,
-)
-from llmcli.cli.sampling_more import takes_sampling, unescape
-from llmcli.cli.sampling_options import IgnoreEosOption, MaxTokensOption, StopOption
-from llmcli.errors import UsageError
-from llmcli.files import check_target
-from llmcli.sampling_params import DEFAULT_MAX_TOKENS, merged
-from llmcli.settings import usable_cores
+from llmcli.cli.batch_options import BatchOptions
+from llmcli.cli.beam_options import BeamOptions
+from llmcli.cli.generate_options import LengthOptions, MachineOptions, OutputOptions, PromptOptions
+from llmcli.cli.grammar_options import GrammarOptions
+from llmcli.cli.groups import with_groups
+from llmcli.cli.io import is_terminal, use_color
+from llmcli.cli.sampling_more import takes_sampling, typed_sampling
+from llmcli.cli.speed_options import SpeedOptions
+from llmcli.sampling_params import merged
 
 if TYPE_CHECKING:
     from llmcli.pipeline import Pipeline, Run
 
-EXAMPLE = 'llmcli generate "Once upon a time"'
 
-
-@takes_sampling(after="min_tokens")
+@with_groups
+@takes_sampling(after="length")
 def generate(
     sampling: dict[str, Any],
-    prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="The text to continue; - reads stdin.", show_default=False)
-    ] = None,
-    file: FileOption = None,
-    model: ModelOption = DEFAULT_MODEL,
-    max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS,
-    min_tokens: Annotated[
-        int,
-        typer.Option(
-            "--min-tokens", metavar="N", help="New tokens before which neither the model nor --stop ends the text."
-        ),
-    ] = 0,
-    stop: StopOption = None,
-    ignore_eos: IgnoreEosOption = False,
-    chat: Annotated[bool, typer.Option("--chat", help="Wrap the prompt in the model's chat template.")] = False,
-    system: Annotated[
-        str | None,
-        typer.Option("--system", metavar="TEXT", show_default=False, help="The system's message, with --chat."),
-    ] = None,
-    parse_special: Annotated[
-        bool, typer.Option("--parse-special", help="Read special tokens out of the prompt's text.")
-    ] = False,
-    truncate: Annotated[
-        Literal["left", "right"] | None,
-        typer.Option("--truncate", show_default=False, help="Cut a prompt that is too long on this side."),
-    ] = None,
-    context_length: Annotated[
-        int | None,
-        typer.Option(
-            "--context",
-            metavar="N",
-            show_default="the model's",
-            help="Tokens that fit, prompt included; more than the model's only with RoPE.",
-        ),
-    ] = None,
-    echo: Annotated[
-        bool | None,
-        typer.Option(
-            "--echo/--no-echo", show_default="on a terminal", help="Print the prompt before its continuation."
-        ),
-    ] = None,
-    stream: Annotated[
-        bool, typer.Option("--stream/--no-stream", help="Print the text as it comes, or all at the end.")
-    ] = True,
-    show_tokens: Annotated[
-        bool, typer.Option("--show-tokens", help="Show each token with its probability after all filters.")
-    ] = False,
-    json: JsonOption = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line for each sequence.")] = False,
-    events: Annotated[
-        bool, typer.Option("--events", help="One JSON object a line for each token, as it comes.")
-    ] = False,
-    logprobs: Annotated[
-        int | None,
-        typer.Option(
-            "--logprobs",
-            metavar="K",
-            show_default=False,
-            help="In the JSON, log-probabilities of each token and of the K best.",
-        ),
-    ] = None,
-    trace: Annotated[
-        bool, typer.Option("--trace", help="What each filter left, for every token; on stderr, or in the JSON.")
-    ] = False,
-    record: Annotated[
-        Path | None,
-        typer.Option(
-            "--record",
-            metavar="FILE",
-            show_default=False,
-            help="Write down what makes the run repeatable, for `llmcli replay`.",
-        ),
-    ] = None,
-    stats: Annotated[
-        bool, typer.Option("--stats", help="Statistics on stderr, also where it is not a terminal.")
-    ] = False,
-    quiet: QuietOption = False,
-    keep_newline: Annotated[
-        bool, typer.Option("--keep-newline", help="Keep the final newline of a file or of stdin.")
-    ] = False,
-    threads: ThreadsOption = None,
-    device: DeviceOption = "auto",
-    color: ColorOption = "auto",
+    context: typer.Context,
+    source: PromptOptions,
+    machine: MachineOptions,
+    length: LengthOptions,
+    *,
+    grammar: GrammarOptions,
+    speed: SpeedOptions,
+    batch: BatchOptions,
+    beam: BeamOptions,
+    output: OutputOptions,
 ) -> None:
     """Continue a text, token by token.
 
@@ -130,6 +46,14 @@ def generate(
     penalty, DRY, temperature, top-n-sigma, top-k, typical, top-p, min-p, XTC, mirostat, then the draw. --samplers names
     others; what it does not name does not run.
 
+    --json-schema, --regex, --grammar and --choice leave only tokens, before all filters, that keep the whole text what
+    it has to be. A text that --max-tokens or the context cuts before it is that ends with exit code 1.
+
+    With --batch every line of a file is a prompt, an empty one too; where the first line begins with { all are JSON
+    with a "prompt". Texts come in the order of the prompts, parted by an empty line, or each ended by a NUL with -0;
+    --jsonl and --events tell the prompt's number as "index" and that of its sample as "sample", and --json collects
+    all in one object. An interrupt leaves the texts that were finished.
+
     \b
     Examples:
       $ llmcli generate "Once upon a time"
@@ -139,101 +63,80 @@ def generate(
       $ llmcli generate --json -n 10 "Once upon a time"
       $ llmcli generate --events --logprobs 3 -n 5 "Once upon a time"
       $ llmcli generate --trace --top-k 40 -n 2 "Once upon a time"
+      $ llmcli generate --choice yes --choice no "Is it raining? "
+      $ llmcli generate --regex '[A-Z][a-z]{2,8}' "His name was "
+      $ llmcli generate --num-samples 3 -n 20 "Once upon a time"
+      $ printf 'One day\\nThe old house\\n' | llmcli generate --batch - --jsonl -n 20
+      $ llmcli generate --beams 4 -n 20 "Once upon a time"
       $ llmcli generate --ban dragon --min-p 0.05 --samplers min-p,temperature "Once upon a time"
     """
-    given = sampling | {"max_tokens": max_tokens, "ignore_eos": ignore_eos, "min_tokens": min_tokens}
-    given |= {"stop": tuple(map(unescape, stop or ())), "logprobs": logprobs}
-    merged({}, given)  # whatever is wrong is said before anything is read
-    lines = "json" if json else "jsonl" if jsonl else "events" if events else None
-    _check_output({"--json": json, "--jsonl": jsonl, "--events": events, "--show-tokens": show_tokens})
-    _check_together(lines, logprobs=logprobs, trace=trace, stats=stats, quiet=quiet, system=system, chat=chat)
-    if record is not None:
-        check_target(record)
-    text = read_text(prompt, file, what="prompt", example=EXAMPLE)
-    if given_on_stdin(prompt, file) and not keep_newline:
-        text = text.removesuffix("\n")
+    beam.check_with(typed_sampling(context), batch, output)
+    params = beam.followed(sampling) | length.params | grammar.params | {"logprobs": output.logprobs}
+    merged({}, params)  # whatever is wrong is said before anything is read
+    speed.check_with(output.record, beam.beams)
+    several = batch.several or beam.beams is not None
+    if several:
+        batch.check_with(source, output, speed.named)
+    texts = batch.read(source)
 
-    pipeline = load(model, device, threads)
+    pipeline = machine.load(many_rows=several or speed.drafts)
     from llmcli.cli import present
 
-    if context_length is not None and pipeline.set_context(context_length) and not quiet:
-        present.say_past_context(pipeline)
-    if not quiet:
-        present.say_notes(pipeline, chat)
-    if chat:
-        ids = pipeline.chat_ids(text, system, parse_special=parse_special)
+    present.say_start(pipeline, machine.context_length, source, output)
+    asked = params | {"trace": output.trace}
+    if several:
+        reasons, interrupt = _several(pipeline, texts, source, batch, output, asked | beam.asked)
     else:
-        ids = pipeline.prompt_ids(text, parse_special=parse_special)
-    run = pipeline.run(ids, prompt=text, truncate=truncate, trace=trace, **given)
-    run.scored = show_tokens or events
-    if not quiet:
-        present.say_cut(run, len(ids), truncate)
-    if lines == "events":
-        interrupt = present.print_events(pipeline, run)
-    elif lines is not None:
-        interrupt = present.print_object(pipeline, run, sample=0 if lines == "jsonl" else None)
-    else:
-        shown = _echo(pipeline, run, text, ids, chat) if echo or (echo is None and is_terminal(sys.stdout)) else ""
-        interrupt = present.print_text(
-            pipeline, run, shown, stream=stream, show_tokens=show_tokens, color=use_color(color)
-        )
-    if record is not None:
-        from llmcli.record import make_record, write_record
-
-        write_record(record, make_record(pipeline, run))
-    if not quiet:
-        present.say_end(run, stats)
+        ids = source.ids(pipeline, texts[0])
+        run = pipeline.run(ids, prompt=texts[0], truncate=source.truncate, drive=speed.decoder(pipeline), **asked)
+        if not output.quiet:
+            present.say_cut(run, len(ids), source.truncate)
+        interrupt = _single(pipeline, run, source, output)
+        reasons = [run.finish_reason]
     if interrupt is not None:
         raise interrupt
+    grammar.check_whole(reasons)
 
 
-def _echo(pipeline: "Pipeline", run: "Run", text: str, ids: list[int], chat: bool) -> str:
-    """The prompt as it is shown before its continuation: as it was typed, unless it was cut."""
-    shown = text if len(run.prompt_ids) == len(ids) else pipeline.decode(run.prompt_ids, skip_special=True)
-    return shown + "\n" if chat else shown
+def _single(pipeline: "Pipeline", run: "Run", source: PromptOptions, output: OutputOptions) -> KeyboardInterrupt | None:
+    from llmcli.cli import present
+
+    run.scored = output.show_tokens or output.events
+    if output.form == "events":
+        interrupt = present.print_events(pipeline, run)
+    elif output.form != "text":
+        interrupt = present.print_object(pipeline, run, numbered=output.jsonl)
+    else:
+        echo = is_terminal(sys.stdout) if output.echo is None else output.echo
+        shown = present.echoed(pipeline, run, source) if echo else ""
+        interrupt = present.print_text(
+            pipeline, run, shown, stream=output.stream, show_tokens=output.show_tokens, color=use_color(output.color)
+        )
+    if output.record is not None:
+        from llmcli.record import make_record, write_record
+
+        write_record(output.record, make_record(pipeline, run))
+    if not output.quiet:
+        present.say_end(run, output.stats)
+    return interrupt
 
 
-def load(model: str, device: str, threads: int | None) -> "Pipeline":
-    """The model, ready to run; torch is imported here."""
-    from llmcli.resolve import resolve
+def _several(
+    pipeline: "Pipeline",
+    texts: list[str],
+    source: PromptOptions,
+    batch: BatchOptions,
+    output: OutputOptions,
+    asked: dict[str, Any],
+) -> tuple[list[str | None], KeyboardInterrupt | None]:
+    from llmcli.cli.present_batch import BatchPrinter
 
-    folder = resolve(model)
-    _read_ahead(folder)
-    from llmcli.tokenizer import Tokenizer
-
-    # Before torch: what is wrong with it is said at once.
-    tokenizer = Tokenizer.from_folder(folder)
-    from llmcli.pipeline import Pipeline
-
-    return Pipeline.load(model, device=device, threads=threads or usable_cores(), tokenizer=tokenizer)
-
-
-def _read_ahead(folder: Path) -> None:
-    """Has the system read the weights while other things load."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for path in folder.glob("*.safetensors"):
-        try:
-            with path.open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
-        except OSError:
-            return  # the loader says what is wrong with it
-
-
-def _check_output(chosen: dict[str, bool]) -> None:
-    names = [name for name, on in chosen.items() if on]
-    if len(names) > 1:
-        raise UsageError(f"{names[0]} and {names[1]} exclude each other", "leave out one of the two")
-
-
-def _check_together(
-    lines: str | None, *, logprobs: int | None, trace: bool, stats: bool, quiet: bool, system: str | None, chat: bool
-) -> None:
-    if system is not None and not chat:
-        raise UsageError("--system is given without --chat", "add --chat, which wraps the prompt as well")
-    if logprobs is not None and lines is None:
-        raise UsageError("--logprobs is given, and the output is text", "add --json, --jsonl or --events")
-    if trace and quiet and lines is None:
-        raise UsageError("--trace and --quiet exclude each other", "leave out one of the two, or add --json")
-    if stats and quiet:
-        raise UsageError("--stats and --quiet exclude each other", "leave out one of the two")
+    run = batch.run(pipeline, texts, source, asked)
+    run.scored = output.events
+    printer = BatchPrinter(pipeline, source, batch, output)
+    if not output.quiet:
+        printer.say_cut(run)
+    interrupt = printer.print(run)
+    if not output.quiet:
+        printer.say_end(run)
+    return printer.reasons, interrupt

@@ -44,7 +44,8 @@ def perplexity(
         int | None, typer.Option("--limit-bytes", metavar="N", min=1, help="Only so many bytes from the start.")
     ] = None,
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], typer.Option("--dtype", help="Of the weights in the computation.")
+        Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"],
+        typer.Option("--dtype", help="How weights are held and multiplied."),
     ] = "float32",
     json: JsonOption = False,
     threads: ThreadsOption = None,

@@ -4,6 +4,7 @@ import sys
 from dataclasses import asdict, replace
 from typing import Any
 
+from llmcli.cli.generate_options import OutputOptions, PromptOptions
 from llmcli.cli.io import is_terminal, note, write_json, write_out
 from llmcli.errors import UsageError
 from llmcli.inspect.document import as_plain
@@ -14,18 +15,31 @@ from llmcli.render.stream import TextView, TokensView, token_text
 from llmcli.render.trace import trace_lines
 from llmcli.results import Generation, Step
 from llmcli.tokenizer import Tokenizer
+from llmcli.transcript import Transcript
+
+_OPTIONAL = ("logprobs", "trace", "score")
 
 
-def say_past_context(pipeline: Pipeline) -> None:
-    declared = pipeline.model.config.context_length
-    note(f"note: past the {declared} tokens that the model declares, its text may get worse")
-
-
-def say_notes(pipeline: Pipeline, chat: bool) -> None:
+def say_start(pipeline: Pipeline, context: int | None, source: PromptOptions, output: OutputOptions) -> None:
+    """Sets the context length, where one is given, and says what is to be known beforehand."""
+    past = context is not None and pipeline.set_context(context)
+    if output.quiet:
+        return
+    if past:
+        declared = pipeline.model.config.context_length
+        note(f"note: past the {declared} tokens that the model declares, its text may get worse")
     for each in pipeline.notes:
         note(f"note: {each}")
-    if not chat and is_terminal(sys.stderr) and pipeline.tokenizer.chat_template is not None:
+    if not source.chat and is_terminal(sys.stderr) and pipeline.tokenizer.chat_template is not None:
         note("hint: this model has a chat template; --chat wraps the prompt in it")
+
+
+def echoed(pipeline: Pipeline, transcript: Transcript, source: PromptOptions) -> str:
+    """The prompt as it is shown before its continuation: as it was typed, unless it was cut."""
+    shown = transcript.prompt or ""
+    if source.truncate is not None and len(source.ids(pipeline, shown)) > len(transcript.prompt_ids):
+        shown = pipeline.decode(transcript.prompt_ids, skip_special=True)
+    return shown + "\n" if source.chat else shown
 
 
 def say_cut(run: Run, length: int, truncate: str | None) -> None:
@@ -49,12 +63,16 @@ def say_end(run: Run, stats: bool) -> None:
         parts.append(f"{timings.tokens_per_second:.1f} tokens/s")
     if timings.first_token is not None:
         parts.append(f"first after {timings.first_token:.3f} s")
+    if timings.reused is not None:
+        parts.append(f"{timings.reused} of the prompt reused")
+    if timings.drafted is not None:
+        parts.append(f"{timings.drafted} drafted, {timings.accepted} accepted")
     note("; ".join([*parts, f"loaded in {timings.load:.2f} s", f"end: {result.finish_reason}"]))
 
 
-def print_object(pipeline: Pipeline, run: Run, sample: int | None = None) -> KeyboardInterrupt | None:
-    """Prints the JSON object, with the number of the sample where there may be several; of an interrupted run what
-    there is, and returns the interrupt."""
+def print_object(pipeline: Pipeline, run: Run, *, numbered: bool) -> KeyboardInterrupt | None:
+    """Prints the JSON object, `numbered` as where there may be several; of an interrupted run what there is, and
+    returns the interrupt."""
     interrupt = None
     try:
         for _ in run:
@@ -62,37 +80,46 @@ def print_object(pipeline: Pipeline, run: Run, sample: int | None = None) -> Key
     except KeyboardInterrupt as error:
         interrupt = error
         run.interrupt()
-    head = {"schema_version": 1} if sample is None else {"schema_version": 1, "sample": sample}
-    write_json({**head, "model": pipeline.name, "dtype": pipeline.dtype, **generation_object(run.result())})
+    place = {"index": run.index, "sample": run.sample} if numbered else {}
+    write_json(
+        {
+            "schema_version": 1,
+            **place,
+            "model": pipeline.name,
+            "dtype": pipeline.dtype,
+            **generation_object(run.result()),
+        }
+    )
     return interrupt
 
 
 def generation_object(result: Generation) -> dict[str, Any]:
-    """A generation as JSON: `logprobs` and `trace` only where they were asked for."""
+    """A generation as JSON: `logprobs`, `trace` and `score` only where there are some."""
     told: dict[str, Any] = asdict(replace(result, trace=None))
     if result.trace is not None:
         told["trace"] = [trace_object(each) for each in result.trace]
-    return {name: value for name, value in told.items() if value is not None or name not in ("logprobs", "trace")}
+    return {name: value for name, value in told.items() if value is not None or name not in _OPTIONAL}
 
 
-def print_events(pipeline: Pipeline, run: Run, sample: int = 0) -> KeyboardInterrupt | None:
+def print_events(pipeline: Pipeline, run: Run) -> KeyboardInterrupt | None:
     """Prints a JSON object a line for every token as it comes; returns the interrupt that cut it off, where one did."""
     try:
         for step in run:
-            write_json(event_object(pipeline, step, sample))
+            write_json(event_object(pipeline, step, run.index, run.sample))
     except KeyboardInterrupt as error:
         run.interrupt()
         return error
     return None
 
 
-def event_object(pipeline: Pipeline, step: Step, sample: int) -> dict[str, Any]:
-    """One token as JSON."""
+def event_object(pipeline: Pipeline, step: Step, index: int, sample: int) -> dict[str, Any]:
+    """One token as JSON: of which prompt, of which of its samples, and which token of that."""
     data = pipeline.bytes_of(step.id)
     told: dict[str, Any] = {
         "schema_version": 1,
+        "index": index,
         "sample": sample,
-        "index": step.index,
+        "step": step.index,
         "id": step.id,
         "bytes": None if data is None else list(data),
         "text": step.text,

@@ -58,6 +58,7 @@ def replay(
         record.model if model is None else model,
         device=record.device if device is None else device,
         dtype=record.dtype,
+        kv_dtype=record.kv_dtype,
         threads=record.threads if threads is None else threads,
     )
     pipeline.set_context(record.context_length)

@@ -161,7 +161,7 @@ def test_settings_come_from_the_environment(llmcli, monkeypatch, tmp_path):
 def test_logprobs_are_those_of_both_distributions(llmcli, folder):
     from llmcli.pipeline import Pipeline
 
-    ask = ["generate", *ASK, "-n", 6, "-t", 0.7, "-k", 4, "-p", 1, "--logprobs", 5, "--json"]
+    ask = ["generate", *ASK, "-n", 6, "-t", 0.7, "-k", 4, "-p", 1, "--logprobs", 5, "--json", "--dtype", "float32"]
     data = json.loads(llmcli(*ask)[1])
     jsonschema.validate(data, schema("generate"))
     rows = Pipeline.load(folder).logits(data["prompt_ids"] + data["ids"]).astype(float)
@@ -201,8 +201,9 @@ def test_events_and_jsonl_are_the_same_run(llmcli):
     jsonschema.validate(whole, schema("generate"))
     for each in lines:
         jsonschema.validate(each, schema("generate-events"))
-    assert [each["index"] for each in lines] == list(range(6))
-    assert {each["sample"] for each in lines} == {whole["sample"]} == {0}
+    assert [each["step"] for each in lines] == list(range(6))
+    for name in ("index", "sample"):
+        assert {each[name] for each in lines} == {whole[name]} == {0}
     assert [each["id"] for each in lines] == whole["ids"]
     assert "".join(each["text"] for each in lines) == whole["text"]
     assert [each["logprobs"] for each in lines] == whole["logprobs"]
@@ -218,14 +219,14 @@ def test_events_and_jsonl_are_the_same_run(llmcli):
 
 def test_without_them_the_json_is_as_it_was(llmcli):
     data = json.loads(llmcli("generate", *ASK, "-n", 2, "--json")[1])
-    assert not {"sample", "logprobs", "trace"} & set(data)
+    assert not {"index", "sample", "logprobs", "trace", "score"} & set(data)
 
 
 def test_events_come_as_they_are_generated(folder):
     command = [sys.executable, "-m", "llmcli", "generate", "-m", str(folder), "--threads", "1", "--events", "-n", "50"]
     with subprocess.Popen([*command, "--ignore-eos", "ab"], stdout=subprocess.PIPE, text=True) as process:
         first = json.loads(process.stdout.readline())
-        assert (first["index"], first["finish_reason"]) == (0, None)
+        assert (first["step"], first["finish_reason"]) == (0, None)
         process.stdout.read()
     assert process.returncode == 0
 
@@ -245,7 +246,7 @@ def test_an_interrupted_run_leaves_whole_lines(llmcli, monkeypatch, tmp_path):
     monkeypatch.setattr(generation, "decode_step", step)
     code, out, _ = llmcli("generate", *ASK, "-n", 9, "--events", "--record", path)
     assert code == 130
-    assert [json.loads(line)["index"] for line in out.splitlines()] == [0, 1, 2, 3]
+    assert [json.loads(line)["step"] for line in out.splitlines()] == [0, 1, 2, 3]
     record = json.loads(path.read_text())
     assert (record["finish_reason"], len(record["ids"])) == ("interrupt", 4)
     monkeypatch.setattr(generation, "decode_step", real)
@@ -256,7 +257,7 @@ def test_an_interrupted_run_leaves_whole_lines(llmcli, monkeypatch, tmp_path):
     "options", [["-t", 0.9, "-k", 20, "-p", 0.9], ["--greedy"], ALL], ids=["some", "greedy", "all"]
 )
 def test_a_trace_tells_what_the_funnel_tells(llmcli, options):
-    data = json.loads(llmcli("generate", *ASK, "-n", 3, *options, "--trace", "--json")[1])
+    data = json.loads(llmcli("generate", *ASK, "-n", 3, *options, "--trace", "--json", "--dtype", "float32")[1])
     options = list(options)
     if "--min-tokens" in options:
         at = options.index("--min-tokens")
