@@ -1,5 +1,6 @@
 """What decides which token comes next and when to end: one frozen description, checked once, without torch."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -29,6 +30,8 @@ SAMPLERS: dict[str, tuple[str, float]] = {
     "min-p": ("min_p", 0),
     "xtc": ("xtc_probability", 0),
 }
+# What holds the whole text to something: one of them at most.
+_CONSTRAINTS = ("json_schema", "regex", "grammar", "choice")
 _CUTTING = ("top_n_sigma", "top_k", "typical_p", "top_p", "min_p", "xtc_probability")
 # A field that says how another one works, and means nothing without it: (the others, what to add).
 _DEPENDS: dict[str, tuple[str, ...]] = {
@@ -77,6 +80,10 @@ class SamplingParams:
     min_tokens          tokens before which neither an end-of-text token nor a stop text ends generation
     samplers            the filters of `SAMPLERS` to run, in this order; (): all that are set, in the default order
     logprobs            log-probabilities to tell with each token, those of this many best beside its own; None: none
+    json_schema         the text is JSON that this schema allows: the schema as JSON, or as a dictionary
+    regex               the text is one that this regular expression matches whole
+    grammar             the text is one of this grammar, in Lark's syntax
+    choice              the text is one of these
     """
 
     temperature: float = DEFAULT_TEMPERATURE
@@ -109,9 +116,13 @@ class SamplingParams:
     min_tokens: int = 0
     samplers: tuple[str, ...] = ()
     logprobs: int | None = None
+    json_schema: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    choice: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("stop", "ban", "dry_sequence_breakers"):
+        for name in ("stop", "ban", "dry_sequence_breakers", "choice"):
             self._texts(name)
         for name, low in (("top_k", 0), ("max_tokens", 0), ("min_tokens", 0), ("no_repeat_ngram", 0)):
             self._whole(name, low)
@@ -133,11 +144,17 @@ class SamplingParams:
             self._number(name, -_LARGE, _LARGE)
         self._biases()
         self._order()
+        self._constraint()
         self._together()
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def constrained_by(self) -> str | None:
+        """The field that says what the whole text has to be; None where none does."""
+        return next((name for name in _CONSTRAINTS if getattr(self, name) not in (None, ())), None)
 
     def _together(self) -> None:
         if self.mirostat not in (0, 2) or isinstance(self.mirostat, bool):
@@ -151,6 +168,18 @@ class SamplingParams:
             raise UsageError(
                 f"--min-tokens {self.min_tokens} is more than --max-tokens {self.max_tokens}", "raise --max-tokens"
             )
+
+    def _constraint(self) -> None:
+        if isinstance(self.json_schema, Mapping):
+            object.__setattr__(self, "json_schema", json.dumps(self.json_schema))
+        for name in ("json_schema", "regex", "grammar"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise UsageError(f"{flag(name)} is {value!r}", "give a text that is not empty")
+        named = [name for name in _CONSTRAINTS if getattr(self, name) not in (None, ())]
+        named += [name for name in ("stop", "ignore_eos", "min_tokens") if named and getattr(self, name)]
+        if len(named) > 1:
+            raise UsageError(f"{flag(named[0])} and {flag(named[1])} exclude each other", "leave out one of the two")
 
     def _texts(self, name: str) -> None:
         value, spelled = getattr(self, name), flag(name).removesuffix("s")

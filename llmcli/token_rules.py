@@ -3,8 +3,10 @@
 from collections.abc import Collection, Sequence
 
 from llmcli.errors import UsageError
+from llmcli.grammar import constraint
 from llmcli.sampling import Ban, Breakers, TokenRules
 from llmcli.sampling_params import SamplingParams
+from llmcli.token_pieces import piece_bytes, piece_table
 from llmcli.tokenizer import Tokenizer
 
 # The limits that llama.cpp sets as well.
@@ -35,21 +37,8 @@ def token_rules(
         breakers = Breakers(_rows(breaking, pieces, tokenizer))
     held = eos_ids if params.min_tokens and not params.ignore_eos else ()
     ends = frozenset(each for each in held if each < vocab_size)
-    return TokenRules(bias, bans, breakers, ends)
-
-
-def piece_table(tokenizer: Tokenizer, vocab_size: int) -> list[bytes]:
-    """The bytes that each id stands for in a text; none for special tokens and ids without a token."""
-    return [_bytes_of(tokenizer, each) for each in range(vocab_size)]
-
-
-def _bytes_of(tokenizer: Tokenizer, token_id: int) -> bytes:
-    if tokenizer.is_special(token_id):
-        return b""
-    try:
-        return tokenizer.token_bytes(token_id)
-    except UsageError:  # models may have more ids than their tokenizer has tokens
-        return b""
+    held_to = constraint(params, tokenizer, vocab_size, eos_ids)
+    return TokenRules(bias, bans, breakers, ends, held_to)
 
 
 def _id_of(token: int | str, tokenizer: Tokenizer | None, vocab_size: int) -> int:
@@ -66,7 +55,7 @@ def _id_of(token: int | str, tokenizer: Tokenizer | None, vocab_size: int) -> in
     named = tokenizer.id_of(token)
     if named is None:
         data = token.encode()
-        named = next((i for i in range(vocab_size) if _bytes_of(tokenizer, i) == data), None)
+        named = next((i for i in range(vocab_size) if piece_bytes(tokenizer, i) == data), None)
     if named is None:
         cut = tokenizer.encode(token)
         if len(cut) != 1:

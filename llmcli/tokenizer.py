@@ -158,7 +158,12 @@ class Tokenizer:
     @cached_property
     def vocab_size(self) -> int:
         """One more than the largest id."""
-        return max(self._engine.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        return max(self.vocabulary.values(), default=-1) + 1
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        """Every token as the vocabulary spells it, and its id."""
+        return dict(self._engine.get_vocab(with_added_tokens=True))
 
     def is_special(self, token_id: int) -> bool:
         """Whether an id is a special token: one that no text spells."""

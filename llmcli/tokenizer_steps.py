@@ -163,7 +163,7 @@ def build_steps(state: dict[str, Any]) -> list[Step] | None:
         return [Each(lambda token: " " + token, first=str)]
     steps: list[Step] = []
     joined = False
-    for part in _flat(state):
+    for part in flat_decoders(state):
         step = _step(part, joined)
         if step is None:
             return None
@@ -172,10 +172,11 @@ def build_steps(state: dict[str, Any]) -> list[Step] | None:
     return steps
 
 
-def _flat(state: dict[str, Any]) -> list[dict[str, Any]]:
+def flat_decoders(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The decoders that a decoder consists of, in order. An empty state cannot be asked."""
     if state["type"] != "Sequence":
         return [state]
-    return [each for part in state["decoders"] for each in _flat(part)]
+    return [each for part in state["decoders"] for each in flat_decoders(part)]
 
 
 def _step(state: dict[str, Any], joined: bool) -> Step | None:

@@ -5,7 +5,8 @@ from tiny import EOS, USER, write_tokenizer
 
 from llmcli.errors import UsageError
 from llmcli.sampling_params import SamplingParams
-from llmcli.token_rules import piece_table, token_rules
+from llmcli.token_pieces import piece_table
+from llmcli.token_rules import token_rules
 from llmcli.tokenizer import Tokenizer
 
 

@@ -1,7 +1,7 @@
 """From logits to one token: filters in one documented order, then one draw.
 
-    logit bias -> ban, no-repeat n-gram, min-tokens -> repetition, frequency, presence penalty -> DRY -> temperature
-    -> top-n-sigma -> top-k -> typical -> top-p -> min-p -> XTC -> mirostat -> draw
+    constraint -> logit bias -> ban, no-repeat n-gram, min-tokens -> repetition, frequency, presence penalty -> DRY
+    -> temperature -> top-n-sigma -> top-k -> typical -> top-p -> min-p -> XTC -> mirostat -> draw
 
 `rules` holds what is told of single tokens, `penalties` what looks back at the text, `cuts` what reads the logits
 alone, `chain` the order, `drawing` the random numbers and the draw, `sampler` the composition.
@@ -18,7 +18,17 @@ from llmcli.sampling.chain import Filter, Place, filters
 from llmcli.sampling.cuts import NEVER, min_p, mirostat, temperature, top_k, top_n_sigma, top_p, typical, xtc
 from llmcli.sampling.drawing import CHANCES, Uniforms, draw
 from llmcli.sampling.penalties import dry, frequency_penalty, presence_penalty, repetition_penalty
-from llmcli.sampling.rules import NO_RULES, Ban, Breakers, TokenRules, forbid, logit_bias, repeated_ngram_ends
+from llmcli.sampling.rules import (
+    NO_RULES,
+    Ban,
+    Breakers,
+    Constraint,
+    TokenRules,
+    forbid,
+    keep,
+    logit_bias,
+    repeated_ngram_ends,
+)
 from llmcli.sampling.sampler import Choice, Sampler
 
 __all__ = [
@@ -28,6 +38,7 @@ __all__ = [
     "Ban",
     "Breakers",
     "Choice",
+    "Constraint",
     "Filter",
     "Place",
     "Sampler",
@@ -38,6 +49,7 @@ __all__ = [
     "filters",
     "forbid",
     "frequency_penalty",
+    "keep",
     "logit_bias",
     "min_p",
     "mirostat",

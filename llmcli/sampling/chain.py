@@ -7,7 +7,7 @@ from torch import Tensor
 
 from llmcli.sampling.cuts import min_p, mirostat, temperature, top_k, top_n_sigma, top_p, typical, xtc
 from llmcli.sampling.penalties import dry, frequency_penalty, presence_penalty, repetition_penalty
-from llmcli.sampling.rules import NO_RULES, TokenRules, forbid, logit_bias, repeated_ngram_ends
+from llmcli.sampling.rules import NO_RULES, TokenRules, forbid, keep, logit_bias, repeated_ngram_ends
 from llmcli.sampling_params import SAMPLERS, SamplingParams
 
 
@@ -61,6 +61,17 @@ def filters(params: SamplingParams, rules: TokenRules = NO_RULES) -> list[Filter
 def _of_tokens(params: SamplingParams, rules: TokenRules) -> list[Filter]:
     """What holds whatever the order of the others is: it decides what can be drawn at all."""
     chain: list[Filter] = []
+    constraint = rules.constraint
+    if constraint is not None:
+        # First, so that what the others forbid comes out of what the text may be.
+        chain.append(
+            Filter(
+                (params.constrained_by or "constraint").replace("_", "-"),
+                None,
+                lambda x, at: keep(x, constraint.allowed(at.ids, at.new)),
+                reads_text=True,
+            )
+        )
     if rules.bias:
         chain.append(Filter("logit-bias", None, lambda x, _: logit_bias(x, rules.bias), moves=True, reads_text=True))
     if rules.bans:

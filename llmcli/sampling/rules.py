@@ -5,8 +5,11 @@ Nothing here knows a tokenizer: whoever makes the rules says what every id stand
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llmcli.errors import LlmcliError
@@ -72,17 +75,41 @@ class Breakers:
         return size
 
 
+class Constraint(Protocol):
+    """What a whole text has to be. `ids` are the text so far, prompt included, the last `new` of them generated; the
+    answers depend on nothing else."""
+
+    def allowed(self, ids: Sequence[int], new: int) -> NDArray[np.bool_]:
+        """(vocab) which ids may follow. Raises `LlmcliError` where none may."""
+        ...
+
+    def complete(self, ids: Sequence[int], new: int) -> bool:
+        """Whether the generated text may end here."""
+        ...
+
+    def closed(self, ids: Sequence[int], new: int) -> bool:
+        """Whether it is complete, and nothing can follow."""
+        ...
+
+
 @dataclass(frozen=True)
 class TokenRules:
-    """Rules of one run. `bias` is added to the logits of ids, `ends` may not be drawn before `min_tokens`."""
+    """Rules of one run. `bias` is added to the logits of ids, `ends` may not be drawn before `min_tokens`,
+    `constraint` holds the whole text to something."""
 
     bias: Mapping[int, float] = field(default_factory=dict)
     bans: tuple[Ban, ...] = ()
     breakers: Breakers = field(default_factory=Breakers)
     ends: frozenset[int] = frozenset()
+    constraint: Constraint | None = None
 
 
 NO_RULES = TokenRules()
+
+
+def keep(logits: Tensor, mask: NDArray[np.bool_]) -> Tensor:
+    """Logits with every token cut that a mask does not name. Both (vocab)."""
+    return torch.where(torch.from_numpy(mask), logits, NEVER)
 
 
 def logit_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
@@ -100,7 +127,7 @@ def forbid(logits: Tensor, ids: Collection[int]) -> Tensor:
     out[torch.tensor(list(ids), dtype=torch.int64)] = NEVER
     if out.amax() == NEVER:
         raise LlmcliError(
-            "no token is left: --ban, --no-repeat-ngram or --min-tokens forbids every one",
+            "no token is left: --ban, --no-repeat-ngram, --min-tokens or a constraint forbids every one",
             "forbid less, or generate fewer tokens",
         )
     return out

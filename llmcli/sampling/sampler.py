@@ -71,13 +71,7 @@ class Sampler:
         `uniform` in [0, 1) is for the draw, unused by greedy, `chance` for the filters that act by chance. Raises
         `LlmcliError` where the logits hold NaN or +inf, or nothing but -inf, or where rules forbid every token.
         """
-        logits = logits.detach().float().cpu()
-        best = int(logits.numpy().argmax())  # a NaN, where there is one
-        if not math.isfinite(float(logits[best])):
-            raise LlmcliError(
-                "the model computed logits that are not finite numbers",
-                "its weights are damaged, or do not fit the dtype that it is computed in",
-            )
+        logits = _checked(logits)
         filtered, candidates = self._filtered(logits, Place(ids, new, chance, self.mu))
         if self.params.greedy:
             return Choice(int(filtered.numpy().argmax()), logits, None, filtered, None)
@@ -85,6 +79,13 @@ class Sampler:
         if self._mirostat:
             self.mu = next_mu(self.mu, prob, self.params.mirostat_tau, self.params.mirostat_eta)
         return Choice(index if candidates is None else int(candidates[index]), logits, prob, filtered, candidates)
+
+    def filtered(self, logits: Tensor, ids: Sequence[int], *, new: int) -> Tensor:
+        """What all filters leave, each id in its place, -inf where one was cut; arguments and errors as in `choose`."""
+        logits, place = _checked(logits), Place(ids, new, mu=self.mu)
+        for each in self.filters:
+            logits = each(logits, place)
+        return logits
 
     def _filtered(self, logits: Tensor, place: Place) -> tuple[Tensor, NDArray[np.intp] | None]:
         """The logits after all filters, and which ids they belong to, ascending; None: all, in their places.
@@ -100,3 +101,15 @@ class Sampler:
                 if len(kept) <= logits.shape[0] // 4:
                     candidates, logits = kept, logits[torch.from_numpy(kept)]
         return logits, candidates
+
+
+def _checked(logits: Tensor) -> Tensor:
+    """Logits as filters take them. Raises `LlmcliError` for NaN, +inf, and nothing but -inf."""
+    logits = logits.detach().float().cpu()
+    best = int(logits.numpy().argmax())  # a NaN, where there is one
+    if not math.isfinite(float(logits[best])):
+        raise LlmcliError(
+            "the model computed logits that are not finite numbers",
+            "its weights are damaged, or do not fit the dtype that it is computed in",
+        )
+    return logits
