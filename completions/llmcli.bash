@@ -47,7 +47,7 @@ _llmcli() {
         word=${COMP_WORDS[i]}
         [[ $word == -- ]] && break
         case "$path $word" in
-            ' generate'|' replay'|' tokenize'|' decode'|' explain'|' inspect-logits'|' inspect-model'|' inspect-positions'|' inspect-cache'|' perplexity'|' inspect-attention'|' train'|' models'|' models path'|' config'|' config show'|' completions') path="$path $word" ;;
+            ' generate'|' replay'|' tokenize'|' decode'|' explain'|' inspect-logits'|' inspect-model'|' inspect-positions'|' inspect-cache'|' perplexity'|' inspect-attention'|' bench'|' quantize'|' train'|' models'|' models path'|' config'|' config show'|' completions') path="$path $word" ;;
         esac
     done
 
@@ -55,16 +55,24 @@ _llmcli() {
     case $path in
         '')
             options='--version --debug -h --help'
-            commands='generate replay tokenize decode explain inspect-logits inspect-model inspect-positions inspect-cache perplexity inspect-attention train models config completions'
+            commands='generate replay tokenize decode explain inspect-logits inspect-model inspect-positions inspect-cache perplexity inspect-attention bench quantize train models config completions'
             ;;
         ' generate')
-            options='--file -f --model -m --max-tokens -n --min-tokens --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --stop --ignore-eos --chat --system --parse-special --truncate --context --echo --no-echo --stream --no-stream --show-tokens --json --jsonl --events --logprobs --trace --record --stats --quiet -q --keep-newline --threads --device --color --debug -h --help'
+            options='--file -f --chat --system --parse-special --truncate --keep-newline --model -m --context --threads --device --dtype --kv-dtype --max-tokens -n --min-tokens --stop --ignore-eos --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --json-schema --regex --grammar --choice --draft --draft-model --prompt-cache --num-samples --batch --batch-size --unordered -0 --null --beams --length-penalty --echo --no-echo --stream --no-stream --show-tokens --json --jsonl --events --logprobs --trace --record --stats --quiet -q --color --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
+                --system) _llmcli_value text; return ;;
+                --truncate) _llmcli_value choice left right; return ;;
                 --model|-m) _llmcli_value model; return ;;
+                --context) _llmcli_value text; return ;;
+                --threads) _llmcli_value text; return ;;
+                --device) _llmcli_value choice auto cpu cuda mps; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
+                --kv-dtype) _llmcli_value choice auto float32 bfloat16 float16; return ;;
                 --max-tokens|-n) _llmcli_value text; return ;;
                 --min-tokens) _llmcli_value text; return ;;
+                --stop) _llmcli_value text; return ;;
                 --temperature|-t) _llmcli_value text; return ;;
                 --top-k|-k) _llmcli_value text; return ;;
                 --top-p|-p) _llmcli_value text; return ;;
@@ -90,14 +98,20 @@ _llmcli() {
                 --ban) _llmcli_value text; return ;;
                 --samplers) _llmcli_value text; return ;;
                 --seed) _llmcli_value text; return ;;
-                --stop) _llmcli_value text; return ;;
-                --system) _llmcli_value text; return ;;
-                --truncate) _llmcli_value choice left right; return ;;
-                --context) _llmcli_value text; return ;;
+                --json-schema) _llmcli_value file; return ;;
+                --regex) _llmcli_value text; return ;;
+                --grammar) _llmcli_value file; return ;;
+                --choice) _llmcli_value text; return ;;
+                --draft) _llmcli_value choice lookup; return ;;
+                --draft-model) _llmcli_value model; return ;;
+                --prompt-cache) _llmcli_value file; return ;;
+                --num-samples) _llmcli_value text; return ;;
+                --batch) _llmcli_value file; return ;;
+                --batch-size) _llmcli_value text; return ;;
+                --beams) _llmcli_value text; return ;;
+                --length-penalty) _llmcli_value text; return ;;
                 --logprobs) _llmcli_value text; return ;;
                 --record) _llmcli_value file; return ;;
-                --threads) _llmcli_value text; return ;;
-                --device) _llmcli_value choice auto cpu cuda mps; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
             esac
             ;;
@@ -130,7 +144,7 @@ _llmcli() {
             esac
             ;;
         ' explain')
-            options='--file -f --model -m --layer --only --step --rows --cols --limit --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --repetition-penalty --seed --keep-newline --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            options='--file -f --ids --keep-newline --model -m --layer --only --step --rows --cols --limit --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
@@ -145,7 +159,25 @@ _llmcli() {
                 --top-p|-p) _llmcli_value text; return ;;
                 --min-p) _llmcli_value text; return ;;
                 --typical-p) _llmcli_value text; return ;;
+                --top-n-sigma) _llmcli_value text; return ;;
+                --xtc-probability) _llmcli_value text; return ;;
+                --xtc-threshold) _llmcli_value text; return ;;
+                --mirostat) _llmcli_value text; return ;;
+                --mirostat-tau) _llmcli_value text; return ;;
+                --mirostat-eta) _llmcli_value text; return ;;
                 --repetition-penalty) _llmcli_value text; return ;;
+                --presence-penalty) _llmcli_value text; return ;;
+                --frequency-penalty) _llmcli_value text; return ;;
+                --penalty-window) _llmcli_value text; return ;;
+                --dry-multiplier) _llmcli_value text; return ;;
+                --dry-base) _llmcli_value text; return ;;
+                --dry-allowed-length) _llmcli_value text; return ;;
+                --dry-penalty-last-n) _llmcli_value text; return ;;
+                --dry-sequence-breaker) _llmcli_value text; return ;;
+                --no-repeat-ngram) _llmcli_value text; return ;;
+                --logit-bias) _llmcli_value text; return ;;
+                --ban) _llmcli_value text; return ;;
+                --samplers) _llmcli_value text; return ;;
                 --seed) _llmcli_value text; return ;;
                 --npz) _llmcli_value file; return ;;
                 --png) _llmcli_value file; return ;;
@@ -153,13 +185,13 @@ _llmcli() {
                 --html) _llmcli_value file; return ;;
                 --width) _llmcli_value text; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
-                --dtype) _llmcli_value choice float32 bfloat16 float16 stored; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
             ;;
         ' inspect-logits')
-            options='--file -f --model -m --limit --position --funnel --per-token --lens --ablate --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --keep-newline --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            options='--file -f --ids --keep-newline --model -m --limit --position --funnel --per-token --lens --ablate --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --json-schema --regex --grammar --choice --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
@@ -192,13 +224,17 @@ _llmcli() {
                 --ban) _llmcli_value text; return ;;
                 --samplers) _llmcli_value text; return ;;
                 --seed) _llmcli_value text; return ;;
+                --json-schema) _llmcli_value file; return ;;
+                --regex) _llmcli_value text; return ;;
+                --grammar) _llmcli_value file; return ;;
+                --choice) _llmcli_value text; return ;;
                 --npz) _llmcli_value file; return ;;
                 --png) _llmcli_value file; return ;;
                 --svg) _llmcli_value file; return ;;
                 --html) _llmcli_value file; return ;;
                 --width) _llmcli_value text; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
-                --dtype) _llmcli_value choice float32 bfloat16 float16 stored; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
@@ -216,7 +252,7 @@ _llmcli() {
             esac
             ;;
         ' inspect-positions')
-            options='--file -f --model -m --at --shift --shuffle --channels --pairs --layer --head --token --rows --cols --pool --seed --keep-newline --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            options='--file -f --ids --keep-newline --model -m --at --shift --shuffle --channels --pairs --layer --head --token --rows --cols --pool --seed --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
@@ -238,13 +274,13 @@ _llmcli() {
                 --html) _llmcli_value file; return ;;
                 --width) _llmcli_value text; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
-                --dtype) _llmcli_value choice float32 bfloat16 float16 stored; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
             ;;
         ' inspect-cache')
-            options='--file -f --model -m --max-tokens -n --keep-newline --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            options='--file -f --ids --keep-newline --model -m --max-tokens -n --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
@@ -256,7 +292,7 @@ _llmcli() {
                 --html) _llmcli_value file; return ;;
                 --width) _llmcli_value text; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
-                --dtype) _llmcli_value choice float32 bfloat16 float16 stored; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
@@ -269,13 +305,13 @@ _llmcli() {
                 --stride) _llmcli_value text; return ;;
                 --context) _llmcli_value text; return ;;
                 --limit-bytes) _llmcli_value text; return ;;
-                --dtype) _llmcli_value choice float32 bfloat16 float16; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
             ;;
         ' inspect-attention')
-            options='--file -f --model -m --layer --head --mean --values --scores --steps --drop-sink --top-heads --limit --token --generate --verify --temperature -t --seed --rows --cols --pool --hidden --keep-newline --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            options='--file -f --ids --keep-newline --model -m --layer --head --mean --values --scores --steps --drop-sink --top-heads --limit --token --generate --verify --temperature -t --seed --rows --cols --pool --hidden --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
@@ -299,9 +335,28 @@ _llmcli() {
                 --html) _llmcli_value file; return ;;
                 --width) _llmcli_value text; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
-                --dtype) _llmcli_value choice float32 bfloat16 float16 stored; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
+            esac
+            ;;
+        ' bench')
+            options='--prefill --context --rounds --cold --no-cold --dtype --threads --device --json --debug -h --help'
+            argument='model'
+            case $previous in
+                --prefill) _llmcli_value text; return ;;
+                --context) _llmcli_value text; return ;;
+                --rounds) _llmcli_value text; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
+                --threads) _llmcli_value text; return ;;
+                --device) _llmcli_value choice auto cpu cuda mps; return ;;
+            esac
+            ;;
+        ' quantize')
+            options='--dtype --json --quiet -q --debug -h --help'
+            argument='model'
+            case $previous in
+                --dtype) _llmcli_value choice auto float16 bfloat16 int8 int4; return ;;
             esac
             ;;
         ' train')

@@ -7,13 +7,9 @@ from types import FrameType
 from typing import TextIO
 
 from llmcli.errors import EXIT_INTERRUPT, EXIT_OK, LlmcliError, UsageError
+from llmcli.interrupts import Stopped, received
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_received: list[int] = []
-
-
-class Stopped(KeyboardInterrupt):
-    """SIGINT, SIGTERM or SIGHUP. A command may catch `KeyboardInterrupt` to finish a line, and must raise it again."""
 
 
 def main() -> int:
@@ -27,8 +23,8 @@ def main() -> int:
     except BaseException as error:  # a signal's exception is raised once at most, wherever it finds the program
         _handle_signals(_leave)
         code = _report(error)
-    if _received:  # also where a library swallowed the exception that the signal raised
-        code = 128 + _received[0]
+    if received:  # also where a library swallowed the exception that the signal raised
+        code = 128 + received[0]
     return _close_streams(code)
 
 
@@ -47,8 +43,8 @@ def run(arguments: list[str]) -> int:
 
 def _report(error: BaseException) -> int:
     """Say what went wrong on stderr, in two lines at most, and return the exit code that stands for it."""
-    if _received or isinstance(error, KeyboardInterrupt):  # imports turn a signal's exception into one of their own
-        return 128 + _received[0] if _received else EXIT_INTERRUPT
+    if received or isinstance(error, KeyboardInterrupt):  # imports turn a signal's exception into one of their own
+        return 128 + received[0] if received else EXIT_INTERRUPT
     if isinstance(error, BrokenPipeError):
         _silence(1)
         return EXIT_OK
@@ -101,10 +97,21 @@ def _say(*lines: str) -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    if _received:  # asked twice: whatever holds up the first is not waited for
+    if received:  # asked twice: whatever holds up the first is not waited for
         os._exit(128 + number)
-    _received.append(number)
+    received.append(number)
+    if _importing():  # an exception inside a library's initialization may abort the process, or be lost
+        _end_now()
     raise Stopped
+
+
+def _importing() -> bool:
+    specs = (getattr(each, "__spec__", None) for each in list(sys.modules.values()))
+    return any(getattr(each, "_initializing", False) for each in specs)
+
+
+def _end_now() -> None:
+    os._exit(128 + received[0] if _close_streams(0) == 0 else 1)
 
 
 def _stop_unheard(unraisable: "sys.UnraisableHookArgs") -> None:
@@ -112,11 +119,11 @@ def _stop_unheard(unraisable: "sys.UnraisableHookArgs") -> None:
     if not isinstance(unraisable.exc_value, Stopped):
         sys.__unraisablehook__(unraisable)
         return
-    os._exit(128 + _received[0] if _close_streams(0) == 0 else 1)
+    _end_now()
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
-    os._exit(128 + (_received[0] if _received else number))
+    os._exit(128 + (received[0] if received else number))
 
 
 def _handle_signals(handler: object) -> None:

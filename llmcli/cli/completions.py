@@ -1,14 +1,14 @@
 """`llmcli completions`: print the completion script of a shell."""
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import typer
 
 from llmcli.cli.io import write_out
 
 Shell = Literal["bash", "zsh", "fish"]
-FILES: dict[str, str] = {"bash": "llmcli.bash", "zsh": "_llmcli", "fish": "llmcli.fish"}
+FILES: dict[str, str] = {"bash": "llmcli.bash", "zsh": "_llmcli", "fish": "llmcli.fish", "man": "llmcli.1"}
 
 
 def completions(
@@ -26,20 +26,24 @@ def completions(
 
 
 def script(shell: str) -> str:
-    """The text of a shell's completion script, from the commands as they are."""
-    from llmcli.completions import bash, fish, zsh
+    """The text of a shell's completion script, or for "man" of the man page, from the commands as they are."""
+    from llmcli.completions import bash, fish, man, zsh
     from llmcli.completions.tree import read_tree
     from llmcli.resolve import builtin_names
+    from llmcli.version import __version__
 
+    if shell == "man":
+        return man.render(read_tree(), __version__)
     render = {"bash": bash.render, "zsh": zsh.render, "fish": fish.render}[shell]
     return render(read_tree(), builtin_names())
 
 
 def main(folder: Path, *, write: bool) -> int:
-    """Write every script into a folder; without `write` say which are stale, and return 1 if any is."""
+    """Write every script and the man page into a folder; without `write` say which are stale, and return 1 if any
+    is."""
     stale = 0
-    for shell in get_args(Shell):
-        path, text = folder / FILES[shell], script(shell)
+    for shell, name in FILES.items():
+        path, text = folder / name, script(shell)
         if write:
             path.write_text(text, "utf-8")
         elif not path.is_file() or path.read_text("utf-8") != text:

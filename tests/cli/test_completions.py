@@ -14,6 +14,7 @@ import pytest
 
 from llmcli.__main__ import run
 from llmcli.cli.completions import FILES, main, script
+from llmcli.completions.tree import read_tree
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 SHELLS = ("bash", "zsh", "fish")
@@ -29,6 +30,27 @@ def test_the_files_of_the_project_are_current(shell: str) -> None:
 def test_the_command_prints_the_script(shell: str, capsys: Any) -> None:
     assert run(["completions", shell]) == 0
     assert capsys.readouterr().out == script(shell)
+
+
+def test_the_man_page_is_current_and_holds_every_option() -> None:
+    page = (PROJECT / "completions" / FILES["man"]).read_text("utf-8")
+    assert page == script("man"), "run: python -m llmcli.cli.completions --write completions"
+    for command in read_tree().walk():
+        for option in command.options:
+            for name in option.names:
+                assert name.replace("-", r"\-") in page
+
+
+def test_the_man_page_is_set_without_a_warning() -> None:
+    path = shutil.which("groff")
+    if path is None:
+        pytest.skip("needs groff")
+    page = PROJECT / "completions" / FILES["man"]
+    done = subprocess.run([path, "-man", "-ww", "-Tutf8", "-P-c", page], capture_output=True, check=False)
+    assert (done.returncode, done.stderr.decode()) == (0, "")
+    text = re.sub("_\b|.\b", "", done.stdout.decode())  # bold and underlined, as a terminal overprints them
+    for line in ("--max-tokens N", "$ llmcli tokenize", "$XDG_CONFIG_HOME/llmcli/config.toml", "'\\n\\n'"):
+        assert line in text, line
 
 
 def test_an_unknown_shell_is_exit_2(capsys: Any) -> None:

@@ -88,3 +88,51 @@ def test_raw_bytes_pass_into_a_pipe(model, tmp_path):
     (tmp_path / "prompt").write_bytes(b"a\x1b[31mb")
     result = shell("$LLMCLI generate -n 2 --greedy --echo --file prompt", model, cwd=tmp_path)
     assert result.stdout.startswith(b"a\x1b[31mb")
+
+
+# --- several texts ---
+
+
+def test_the_lines_of_a_batch_are_read_one_by_one(model):
+    script = (
+        "printf 'Once\\nTom\\n' | $LLMCLI generate --batch - --greedy -n 4 --jsonl"
+        ' | while IFS= read -r line; do echo "$line" | grep -o \'"prompt": "[^"]*"\'; done'
+    )
+    result = shell(script, model)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.decode().splitlines() == ['"prompt": "Once"', '"prompt": "Tom"']
+
+
+def test_texts_ended_by_nul_are_read_one_by_one(model):
+    script = (
+        "$LLMCLI generate --num-samples 3 --seed 4 -n 30 Once -0 --quiet"
+        " | while IFS= read -r -d '' text; do printf '<%s>' \"$text\"; done"
+    )
+    result = shell(script, model)
+    assert result.returncode == 0
+    assert result.stdout.count(b"<") == result.stdout.count(b">") == 3
+
+
+def test_a_reader_that_leaves_a_batch_is_no_error(model):
+    script = (
+        "set -o pipefail; for i in {1..200}; do echo Once; done"
+        " | $LLMCLI generate --batch - --greedy -n 20 --jsonl | head -n 1 | wc -l"
+    )
+    result = shell(script, model)
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, b"1", b"")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_whole_texts(model, number, code):
+    command = [*LLMCLI, "generate", "-m", str(model), "--greedy", "--ignore-eos", "-n", "50"]
+    command += ["--num-samples", "5000", "--batch-size", "2", "--jsonl", "Once"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, env=ENVIRONMENT, bufsize=0) as process:
+        first = process.stdout.readline()
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == code
+    samples = [json.loads(line)["sample"] for line in [first, *out.splitlines()]]
+    assert samples == list(range(len(samples)))
+    assert 1 <= len(samples) < 5000
+    assert f"{len(samples)} of 5000 texts were finished".encode() in err
+    assert b"Traceback" not in err
