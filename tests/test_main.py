@@ -256,6 +256,34 @@ def test_a_signal_inside_a_destructor_is_not_lost(number: signal.Signals) -> Non
     assert (done.returncode, done.stderr) == (128 + number, "")
 
 
+# Handles signals as the program does, then imports a module that swallows whatever is raised in it.
+SWALLOWING = """
+import sys
+from llmcli import __main__ as program
+program._handle_signals(program._stop)
+import swallowing
+print("not reached")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_inside_an_import_ends_the_program_there(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "swallowing.py").write_text(
+        "import time\nprint('ready', flush=True)\ntry:\n    time.sleep(30)\nexcept BaseException:\n    pass\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", SWALLOWING],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    child.send_signal(number)
+    out, err = child.communicate(timeout=20)
+    assert (child.returncode, out, err) == (128 + number, b"", b"")
+
+
 def test_nohup_is_respected() -> None:
     done = shell("trap '' HUP; llmcli probe sleep & sleep 1; kill -HUP $!; sleep 0.3; kill -TERM $!; wait $!")
     assert done.returncode == 143

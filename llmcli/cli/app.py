@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect-cache": ("llmcli.cli.inspect_cache:inspect_cache", "What the KV cache costs and saves."),
     "perplexity": ("llmcli.cli.perplexity:perplexity", "How well a model predicts a text."),
     "inspect-attention": ("llmcli.cli.inspect_attention:inspect_attention", "Where every head looks."),
+    "bench": ("llmcli.cli.bench:bench", "How fast a model runs here."),
+    "quantize": ("llmcli.cli.quantize:quantize", "Store a model in a smaller form."),
     "train": ("llmcli.cli.train:train", "Train a model on text."),
     "models": ("llmcli.cli.models:app", "The models at hand, and how to get others."),
     "config": ("llmcli.cli.config:app", "Where each setting comes from."),
