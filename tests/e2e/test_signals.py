@@ -57,6 +57,7 @@ def start(model: Path, *more: str) -> subprocess.Popen[bytes]:
         env={**ENVIRONMENT, "STARTED": str(writing)},
         pass_fds=[writing],
         process_group=0,
+        bufsize=0,  # a line that a test reads takes nothing along that communicate() would miss
     )
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
