@@ -10,6 +10,7 @@ The steps follow the decoders of the `tokenizers` library, release 0.22 and late
 
 import codecs
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -44,13 +45,13 @@ def fallback_byte(token: str) -> int | None:
     return int(match[1], 16) if match else None
 
 
-class Step:
+class Step(ABC):
     """One decoder as a machine on tokens: `push` and `finish` give the tokens of the next step that are settled."""
 
     joins = False  # the library's decoder gives one token whatever comes in
 
-    def push(self, token: str) -> Iterable[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def push(self, token: str) -> Iterable[str]: ...
 
     def finish(self) -> Iterable[str]:
         return ()

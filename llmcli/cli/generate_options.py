@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llmcli.cli.io import given_on_stdin, read_text
+from llmcli.cli.io import read_words
 from llmcli.cli.options import (
     DEFAULT_MODEL,
     ColorOption,
     DeviceOption,
+    DtypeChoice,
     FileOption,
     JsonOption,
+    KeepNewlineOption,
     ModelOption,
     QuietOption,
     ThreadsOption,
@@ -46,9 +48,6 @@ ParseSpecialOption = Annotated[
 TruncateOption = Annotated[
     Literal["left", "right"] | None,
     typer.Option("--truncate", show_default=False, help="Cut a prompt that is too long on this side."),
-]
-KeepNewlineOption = Annotated[
-    bool, typer.Option("--keep-newline", help="Keep the final newline of a file or of stdin.")
 ]
 ContextOption = Annotated[
     int | None,
@@ -119,9 +118,7 @@ class PromptOptions:
 
     def read(self) -> str:
         """The text; the final newline of a file or of stdin belongs to the line, not to the text."""
-        text = read_text(self.prompt, self.file, what="prompt", example=EXAMPLE)
-        ended = given_on_stdin(self.prompt, self.file) and not self.keep_newline
-        return text.removesuffix("\n") if ended else text
+        return read_words(self.prompt, self.file, keep_newline=self.keep_newline, what="prompt", example=EXAMPLE)
 
     def ids(self, pipeline: "Pipeline", text: str) -> list[int]:
         """The ids that a text is continued from."""
@@ -131,7 +128,7 @@ class PromptOptions:
 
 
 DtypeOption = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"],
+    DtypeChoice,
     typer.Option(
         "--dtype",
         help="How weights are held and multiplied; auto: the fastest 16-bit form; float32: exact; int8, int4: smaller.",

@@ -38,9 +38,12 @@ def iter_text(argument: str | None, file: Path | None, *, what: str = "text", ex
         yield from _decode_stream(stream, name)
 
 
-def given_on_stdin(argument: str | None, file: Path | None) -> bool:
-    """Whether `read_text` would read standard input, or a file, rather than take the argument itself."""
-    return argument in (None, "-") or file is not None
+def read_words(argument: str | None, file: Path | None, *, keep_newline: bool, what: str = "text", example: str) -> str:
+    """`read_text` less one final newline of a file or of stdin, which belongs to the line and not to the text, unless
+    it is to be kept. Raises as `read_text` does."""
+    text = read_text(argument, file, what=what, example=example)
+    is_argument = argument not in (None, "-") and file is None
+    return text if is_argument or keep_newline else text.removesuffix("\n")
 
 
 @contextmanager

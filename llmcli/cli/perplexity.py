@@ -5,12 +5,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llmcli.cli.io import is_terminal, iter_text, note, write_json, write_out
-from llmcli.cli.options import DEFAULT_MODEL, DeviceOption, JsonOption, ModelOption, QuietOption, ThreadsOption
+from llmcli.cli.options import (
+    DEFAULT_MODEL,
+    DeviceOption,
+    DtypeChoice,
+    JsonOption,
+    ModelOption,
+    QuietOption,
+    ThreadsOption,
+)
 from llmcli.settings import usable_cores
 
 if TYPE_CHECKING:
@@ -44,7 +52,7 @@ def perplexity(
         int | None, typer.Option("--limit-bytes", metavar="N", min=1, help="Only so many bytes from the start.")
     ] = None,
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"],
+        DtypeChoice,
         typer.Option("--dtype", help="How weights are held and multiplied."),
     ] = "float32",
     json: JsonOption = False,

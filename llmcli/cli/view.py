@@ -5,13 +5,22 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmcli.cli.ids import parse_ids
-from llmcli.cli.io import given_on_stdin, is_terminal, note, read_text, use_color, write_out
-from llmcli.cli.options import ColorOption, DeviceOption, FileOption, JsonOption, TextArgument, ThreadsOption
+from llmcli.cli.io import is_terminal, note, read_words, use_color, write_out
+from llmcli.cli.options import (
+    ColorOption,
+    DeviceOption,
+    DtypeChoice,
+    FileOption,
+    JsonOption,
+    KeepNewlineOption,
+    TextArgument,
+    ThreadsOption,
+)
 from llmcli.errors import UsageError
 from llmcli.files import check_target, write_whole
 from llmcli.settings import usable_cores
@@ -45,14 +54,11 @@ WidthOption = Annotated[
     ),
 ]
 ViewDtypeOption = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"],
+    DtypeChoice,
     typer.Option("--dtype", help="How the weights are held and computed with; float32 is exact."),
 ]
 IdsOption = Annotated[
     bool, typer.Option("--ids", help="TEXT is token ids, taken as they are: 312 40 7, or the JSON of tokenize.")
-]
-KeepNewlineOption = Annotated[
-    bool, typer.Option("--keep-newline", help="Keep the final newline of a file or of stdin.")
 ]
 
 
@@ -80,11 +86,8 @@ class TextOptions:
 
         Raises `UsageError`, which shows `example` where there is no text at all.
         """
-        words = read_text(self.text, self.file, example=example)
-        if self.ids:
-            return [each for part in parse_ids([words]) for each in part]
-        ended = given_on_stdin(self.text, self.file) and not self.keep_newline
-        return words.removesuffix("\n") if ended else words
+        words = read_words(self.text, self.file, keep_newline=self.keep_newline, example=example)
+        return [each for part in parse_ids([words]) for each in part] if self.ids else words
 
 
 @dataclass(frozen=True)

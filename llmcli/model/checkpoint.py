@@ -60,11 +60,7 @@ class Source:
         table = weight_table(config)
         names = table.canonical(headers)
         self.stored = {own: headers[name] for own, name in names.items() if not table.is_ignored(own)}
-        if config.num_layers > len(self.stored):
-            raise CheckpointError(
-                f"config.json names {config.num_layers} layers, but {folder} holds only {len(self.stored)} tensors",
-                "use the config.json that belongs to these weights",
-            )
+        check_count(config, len(self.stored), folder)
         self._files = {tensor.file: MappedFile(tensor.file) for tensor in self.stored.values()}
         self.config = _check_head(config, self.stored, self._files)
         with torch.device("meta"):
@@ -97,6 +93,15 @@ class Source:
         """Gives all pages of the files back; what is still a view of them reads them again when it is looked at."""
         for file in self._files.values():
             file.release()
+
+
+def check_count(config: ModelConfig, tensors: int, folder: str | Path) -> None:
+    """Raises CheckpointError for more layers than there can be, before modules are made for them."""
+    if config.num_layers > tensors:
+        raise CheckpointError(
+            f"config.json names {config.num_layers} layers, but {folder} holds only {tensors} tensors",
+            "use the config.json that belongs to these weights",
+        )
 
 
 def _check_head(

@@ -118,9 +118,8 @@ def _forms(model: CausalLM) -> Iterator[Form]:
 
 def make_form(matrix: Matrix, dtype: str, notes: dict[str, None]) -> Form | None:
     """The form of one matrix; None, and a note, where this build of PyTorch lacks its operator."""
-    missing = lacking(dtype)
-    if missing is not None:
-        notes[f"this build of PyTorch lacks {missing}: {dtype} weights are multiplied plainly, and slowly"] = None
+    if lacking(dtype) is not None:
+        notes[lacking_note(dtype)] = None
         return None
     return form_of(rounded(matrix, dtype), matrix.target.out_features)
 
@@ -182,6 +181,11 @@ def lacking(dtype: str) -> str | None:
     if dtype == "int4":
         return None if hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu") else "the int4 product"
     return None
+
+
+def lacking_note(dtype: str) -> str:
+    """What a user is told of `lacking`."""
+    return f"this build of PyTorch lacks {lacking(dtype)}: {dtype} weights are multiplied plainly, and slowly"
 
 
 def auto_dtype(device: str, many_rows: bool) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.files import ROOM
-from llmcli.model.checkpoint import stored_model
+from llmcli.model.checkpoint import check_count, stored_model
 from llmcli.model.families import read_config
 from llmcli.model.header import (
     AGAIN,
@@ -31,7 +31,7 @@ from llmcli.model.header import (
     read_headers,
 )
 from llmcli.model.mapped import MappedFile, assign, checked
-from llmcli.model.pack import Matrix, finish, form_of, hold, lacking, matrices, rounded
+from llmcli.model.pack import Matrix, finish, form_of, hold, lacking, lacking_note, matrices, rounded
 from llmcli.model.transformer import CausalLM
 
 
@@ -61,8 +61,8 @@ def load_quantized(folder: Path, dtype: str) -> tuple[CausalLM, list[str]]:
             f"choose auto, {stored_as} or float32, or the model that it was made from",
         )
     reader = _Reader(folder)
-    missing = lacking(stored_as or "")
-    notes = [f"this build of PyTorch lacks {missing}: weights are multiplied plainly, and slowly"] if missing else []
+    missing = lacking(stored_as or "") is not None
+    notes = [lacking_note(stored_as or "")] if missing else []
     for matrix in matrices(reader.model):
         form = form_of(reader.parts(matrix), matrix.target.out_features)
         hold(matrix, form)
@@ -82,11 +82,7 @@ class _Reader:
     def __init__(self, folder: Path) -> None:
         self._stored: dict[str, StoredTensor] = read_headers(folder)
         config = read_config(folder)
-        if config.num_layers > len(self._stored):
-            raise CheckpointError(
-                f"config.json names {config.num_layers} layers, but {folder} holds only {len(self._stored)} tensors",
-                AGAIN,
-            )
+        check_count(config, len(self._stored), folder)
         self._files = {each.file: MappedFile(each.file) for each in self._stored.values()}
         with torch.device("meta"):
             self.model = CausalLM(config)
