@@ -21,8 +21,8 @@ from llmcli.inspect.explain_stages import (
     Stage,
 )
 from llmcli.inspect.running import Doubles, Floats, batch_of
+from llmcli.model.activations import ACTIVATIONS
 from llmcli.model.config import ModelConfig
-from llmcli.model.layers import ACTIVATIONS
 from llmcli.model.layers import FeedForward as FeedForwardNetwork
 from llmcli.model.recorder import Recorder
 from llmcli.model.transformer import Block
@@ -172,7 +172,7 @@ class OpenedBlock:
             activation=self.config.activation,
             read=_first(x[-1]),
             before=_first(before),
-            activated=_first(network.activation(before)),
+            activated=_first(ACTIVATIONS[network.activation](before)),
             hidden=_first(hidden[-1]),
             added=_first(network.down(hidden[-1:])[0]),
             positive=int((before > 0).sum()),

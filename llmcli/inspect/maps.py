@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmcli.inspect.patterns import PatternSums
+from llmcli.model.attend import attention_scores, attention_weights, causal_mask, full_mask
 from llmcli.model.cache import KVCache
 from llmcli.model.config import ModelConfig
-from llmcli.model.layers import attention_scores, attention_weights, causal_mask, full_mask
 
 Floats = NDArray[np.float32]
 

@@ -13,9 +13,9 @@ from llmcli.inspect.attention import kv_head
 from llmcli.inspect.document import ShownToken
 from llmcli.inspect.patterns import entropies
 from llmcli.inspect.running import Floats, batch_of, fitting_ids, shown_tokens
+from llmcli.model.attend import attention_weights, causal_mask, full_mask
 from llmcli.model.config import ModelConfig
 from llmcli.model.layers import Attention as AttentionLayer
-from llmcli.model.layers import attention_weights, causal_mask, full_mask
 from llmcli.model.recorder import Recorder
 
 if TYPE_CHECKING:

@@ -65,10 +65,12 @@ class BatchCache:
         lengths = self.lengths[:count]
         positions = torch.tensor(lengths, device=device)
         longest = max(lengths) + 1
-        visible = torch.arange(longest, device=device) <= positions[:, None]
+        visible = None  # texts of one length see all that is there
+        if min(lengths) < max(lengths):
+            visible = (torch.arange(longest, device=device) <= positions[:, None])[:, None, None]
         self.lengths[:count] = [length + 1 for length in lengths]
         layers = [_Decoding(layer, positions, longest) for layer in self._layers]
-        return Pass(layers, positions[:, None], visible[:, None, None])
+        return Pass(layers, positions[:, None], visible)
 
     @torch.inference_mode()
     def copy(self, row: int) -> RowCopy:

@@ -66,11 +66,12 @@ class LayerCache:
         self._reserve(end, keys, self.dtype or read_as)
         assert self._keys is not None
         assert self._values is not None
-        self._keys[:, :, self._used : end] = keys
-        self._values[:, :, self._used : end] = values
+        self._keys.narrow(2, self._used, new).copy_(keys)
+        self._values.narrow(2, self._used, new).copy_(values)
         self._used = end
         start = 0 if self.window is None else max(0, end - (self.window - 1 + new))
-        return self._keys[:, :, start:end].to(read_as), self._values[:, :, start:end].to(read_as)
+        seen = end - start
+        return self._keys.narrow(2, start, seen).to(read_as), self._values.narrow(2, start, seen).to(read_as)
 
     def _drop_unseen(self, new: int) -> None:
         """Moves a sliding layer's last window - 1 keys to the front once the buffer would have to grow."""

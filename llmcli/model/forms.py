@@ -6,32 +6,47 @@ the product of the leading axes: one in a decode step, many in prefill and in ba
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmcli.model.activations import ACTIVATIONS, ONEDNN
+
 FLOAT16_MAX = 65504.0
+_TINY = torch.finfo(torch.float32).tiny
 _SCRATCH = 1 << 22
-"""Elements of a matrix that are converted at a time: 8 MB of bfloat16, which stays in the cache until it is read."""
+"""Elements of a matrix that are held in another dtype for a product at most: 8 MB of bfloat16, which stays in the cache
+until it is read."""
+_CACHED = 1 << 20
+"""Elements that are converted at a time."""
 
 
-class Form(Protocol):
+class Form(ABC):
     """A weight matrix (out_features, in_features) and its bias."""
 
     bytes: int
+    rounds = True
+    """Whether activations are rounded to 16 bits or fewer on the way."""
 
+    @abstractmethod
     def __call__(self, x: Tensor) -> Tensor: ...
 
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        """The product, then the activation of that name (`model.activations`)."""
+        return ACTIVATIONS[activation](self(x))
+
+    @abstractmethod
     def dense(self) -> Tensor:
         """The matrix as it is multiplied, (out_features, in_features) float32: a copy."""
-        ...
 
 
-class Float32:
+class Float32(Form):
     """Blocked by oneDNN: twice the bandwidth of the plain layout for one row, and as many rows as one costs."""
+
+    rounds = False
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.shape = weight.shape
@@ -48,7 +63,7 @@ class Float32:
         return weight
 
 
-class BFloat16:
+class BFloat16(Form):
     """Blocked by oneDNN; activations and results in bfloat16. One to eight rows cost the same."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -60,12 +75,19 @@ class BFloat16:
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self._packed, self._bias, "none", [], "")
         return y
 
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        if activation not in ONEDNN:
+            return super().activated(x, activation)
+        name, way = ONEDNN[activation]
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self._packed, self._bias, name, [], way)
+        return y
+
     def dense(self) -> Tensor:
         weight: Tensor = self._packed.to_dense().float()
         return weight
 
 
-class Float16:
+class Float16(Form):
     """Plain float16. One row reads the weights at the speed of memory, and is computed in float16 with sums in float32.
     More rows are computed in bfloat16, for which there are fast kernels, from a converted copy that lives only as long
     as its product.
@@ -90,22 +112,38 @@ class Float16:
 
     def _wide(self, x: Tensor) -> Tensor:
         """One row scaled to a largest value of 1, so that nothing overflows: float32."""
-        scale = x.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+        scale = x.abs().amax().clamp_min(_TINY)
         y = F.linear((x / scale).half(), self._weight).float() * scale
         return y if self._bias32 is None else y + self._bias32
 
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        if x.numel() == x.shape[-1] or self._weight.numel() > _SCRATCH or activation not in ONEDNN:
+            return super().activated(x, activation)
+        weight = self._converted(self._weight)
+        name, way = ONEDNN[activation]
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), weight, self._bias16, name, [], way)
+        return y
+
     def _many(self, x: Tensor) -> Tensor:
         rows = max(1, _SCRATCH // self._weight.shape[1])
-        # By way of float32, for which there are vector instructions both ways: six times faster than at once.
-        parts = [F.linear(x, part.float().bfloat16()) for part in torch.split(self._weight, rows)]
+        parts = [F.linear(x, self._converted(part)) for part in torch.split(self._weight, rows)]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return y if self._bias16 is None else y + self._bias16
+
+    def _converted(self, weight: Tensor) -> Tensor:
+        """Some rows of the matrix in bfloat16, by way of float32, for which there are vector instructions both ways:
+        six times faster than at once. A little at a time, so that the way stays in the cache."""
+        whole = torch.empty(weight.shape, dtype=torch.bfloat16)
+        rows = max(1, _CACHED // weight.shape[1])
+        for part, target in zip(torch.split(weight, rows), torch.split(whole, rows), strict=True):
+            target.copy_(part.float())
+        return whole
 
     def dense(self) -> Tensor:
         return self._weight.float()
 
 
-class Int8:
+class Int8(Form):
     """int8 weights with a scale a row of the matrix, activations rounded to 8 bits on the way (fbgemm, with a bias in
     float32).
 
@@ -131,17 +169,17 @@ class Int8:
         if x.numel() == x.shape[-1]:
             y: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed)
             return y
-        size = x.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        size = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True).clamp_min_(_TINY)
         y = torch.ops.quantized.linear_dynamic(x / size, self._packed)
         # The kernel has added the bias to the scaled product.
-        return y * size if self._bias is None else torch.addcmul(self._bias, y - self._bias, size)
+        return y.mul_(size) if self._bias is None else y.sub_(self._bias).mul_(size).add_(self._bias)
 
     def dense(self) -> Tensor:
         weight: Tensor = torch.ops.quantized.linear_unpack(self._packed)[0].dequantize()
         return weight if self._divide is None else weight * self._divide
 
 
-class Int4:
+class Int4(Form):
     """int4 weights with a scale and a zero point for each group of input channels, in bfloat16; so are activations and
     results."""
 
@@ -174,7 +212,7 @@ def quantize_int8(weight: Tensor, channels: Tensor | None = None) -> tuple[Tenso
     out = torch.empty(weight.shape, dtype=torch.int8)
     scales = torch.empty(len(weight))
     for start, part in _slices(weight, channels):
-        scale = (part.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        scale = (part.abs().amax(1) / 127).clamp_min(_TINY)
         scales[start : start + len(part)] = scale
         out[start : start + len(part)] = (part / scale[:, None]).round_().to(torch.int8)
     return out, scales

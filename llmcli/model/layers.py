@@ -1,13 +1,13 @@
 """The parts of a transformer block: norms, self-attention, feed-forward network."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmcli.model.activations import ACTIVATIONS
+from llmcli.model.attend import attend, attention_scores, attention_weights, causal_mask, full_mask
 from llmcli.model.cache import LayerStore
 from llmcli.model.config import ModelConfig
 from llmcli.model.linear import Linear, Part
@@ -78,50 +78,6 @@ def make_norm(config: ModelConfig, size: int | None = None) -> nn.Module:
     return RMSNorm(size, config.norm_eps, config.norm_offset)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "gelu_quick": lambda x: x * torch.sigmoid(1.702 * x),
-    "relu": F.relu,
-    "silu": F.silu,
-}
-
-
-def attention_scores(q: Tensor, k: Tensor, scale: float, softcap: float) -> Tensor:
-    """QK^T * scale, soft-capped: what enters the softmax before the mask.
-
-    q (batch, heads, queries, d), k (batch, heads, keys, d) -> (batch, heads, queries, keys).
-    """
-    scores = (q @ k.transpose(-1, -2)) * scale
-    return softcap * torch.tanh(scores / softcap) if softcap else scores
-
-
-def attention_weights(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over each query's row after the mask; where `mask` is False the weight is exactly 0."""
-    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
-
-
-def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
-    """(queries, keys) bool, True where a query may look: at itself and before, at most `window` keys in all.
-
-    The last query stands at the last key. None where a kernel's own rule says the same: one query that sees every
-    key, or as many queries as keys and no window in the way.
-    """
-    reach = keys if window is None else window
-    if keys <= reach and queries in (1, keys):
-        return None
-    mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
-    return mask.triu(keys - queries - reach + 1) if reach < keys else mask
-
-
-def full_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor:
-    """The mask that `causal_mask` leaves to the kernel, written out."""
-    if mask is not None:
-        return mask
-    queries, keys = q.shape[2], k.shape[2]
-    return torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
-
-
 class Attention(Part):
     """Causal self-attention with grouped key/value heads (Vaswani et al. 2017, arXiv:1706.03762; grouped-query:
     Ainslie et al. 2023, arXiv:2305.13245)."""
@@ -161,13 +117,10 @@ class Attention(Part):
         `visible` (batch, 1, queries, keys), causal itself, True where a query may look, narrows the causal rule:
         documents packed into one row, rows of unequal length. Where a layer keeps fewer keys its first columns count.
         """
-        q, k, v = self._project(x)
-        if tap is not None:
-            q, k, v = (tap(name, self.layer, t) for name, t in (("query", q), ("key", k), ("value", v)))
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
-        if tap is not None:
-            q, k = tap("rotated_query", self.layer, q), tap("rotated_key", self.layer, k)
+        if self.qkv is not None and self.qk_norm == "none" and tap is None:
+            q, k, v = self._stacked(self.qkv, x, rope)
+        else:
+            q, k, v = self._separate(x, rope, tap)
         if cache is not None:
             k, v = cache.append(k, v)
             q = q.to(k.dtype)  # attention computes in the dtype that the cache is read in
@@ -177,14 +130,39 @@ class Attention(Part):
             mask = visible if mask is None else visible & mask
         if tap is not None:
             self._record(tap, q, k, mask)
-        heads = self._attend(q, k, v, mask)  # (batch, heads, queries, head_dim)
+        rounded = self.o.form is not None and self.o.form.rounds
+        heads = attend(q, k, v, mask, scale=self.scale, softcap=self.softcap, rounded=rounded)
         if tap is not None:
             heads = tap("heads", self.layer, heads)
         batch, _, queries, _ = heads.shape
-        return cast(Tensor, self.o(heads.transpose(1, 2).reshape(batch, queries, -1).to(x.dtype)))
+        heads = heads.transpose(1, 2).reshape(batch, queries, -1)
+        return cast(Tensor, self.o(heads if rounded else heads.to(x.dtype)))
+
+    def _stacked(self, qkv: Linear, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """`_separate` in a third of its operations, which are what a decode step of a small model costs: q and k lie
+        side by side and are turned at once."""
+        batch, queries, _ = x.shape
+        turning = self.num_heads + self.num_kv_heads
+        heads = qkv(x).to(x.dtype).view(batch, queries, -1, self.head_dim).transpose(1, 2)
+        qk, v = heads.split((turning, self.num_kv_heads), dim=1)
+        q, k = (qk if rope is None else rotate(qk, *rope)).split((self.num_heads, self.num_kv_heads), dim=1)
+        return q, k, v
+
+    def _separate(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, tap: Tap | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x -> q (batch, heads, queries, head_dim), k and v (batch, kv_heads, queries, head_dim); q and k rotated."""
+        q, k, v = self._project(x)
+        if tap is not None:
+            q, k, v = (tap(name, self.layer, t) for name, t in (("query", q), ("key", k), ("value", v)))
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        if tap is not None:
+            q, k = tap("rotated_query", self.layer, q), tap("rotated_key", self.layer, k)
+        return q, k, v
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x -> q (batch, heads, queries, head_dim), k and v (batch, kv_heads, queries, head_dim)."""
+        """x -> q, k and v as `_separate` gives them, q and k not yet rotated."""
         if self.qkv is None:
             q, k, v = self.q(x), self.k(x), self.v(x)
         else:
@@ -199,20 +177,6 @@ class Attention(Part):
         if self.qk_norm == "head":
             q, k = self.q_norm(q), self.k_norm(k)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        causal = mask is None and q.shape[2] > 1
-        grouped = self.num_kv_heads != self.num_heads
-        if not self.softcap:
-            return F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale, enable_gqa=grouped
-            )
-        batch, heads, queries, width = q.shape
-        # The query heads of one kv head as rows of one product, so that no key is copied for each of them.
-        rows = q.reshape(batch, self.num_kv_heads, -1, width)
-        scores = attention_scores(rows, k, self.scale, self.softcap).view(batch, heads, queries, -1)
-        weights = attention_weights(scores, full_mask(mask, q, k))
-        return (weights.view(batch, self.num_kv_heads, -1, k.shape[2]) @ v).view(batch, heads, queries, width)
 
     def _record(self, tap: Tap, q: Tensor, k: Tensor, mask: Tensor | None) -> None:
         """Hands the scores and weights of the wanted heads to the tap; the other heads' are never computed."""
@@ -232,7 +196,7 @@ class FeedForward(Part):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = config.activation
         self.gated = config.gated
         self.gate_up: Linear | None = None
         """gate and up in one, where the weights were packed."""
@@ -244,10 +208,10 @@ class FeedForward(Part):
     def forward(self, x: Tensor, tap: Tap | None) -> Tensor:
         """x (batch, queries, hidden) -> (batch, queries, hidden)."""
         if not self.gated:
-            hidden = self.activation(self.up(x))
+            hidden = self.up.activated(x, self.activation)
         else:
             gate, up = (self.gate(x), self.up(x)) if self.gate_up is None else self.gate_up(x).chunk(2, dim=-1)
-            hidden = self.activation(gate) * up
+            hidden = ACTIVATIONS[self.activation](gate) * up
         if tap is not None:
             hidden = tap("ffn_hidden", self.layer, hidden)
         return cast(Tensor, self.down(hidden))

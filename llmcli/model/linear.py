@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llmcli.model.activations import ACTIVATIONS
 from llmcli.model.forms import Form
 
 
@@ -49,3 +50,8 @@ class Linear(Part):
             return form(x)
         assert self.weight is not None
         return F.linear(x, self.weight, self.bias)
+
+    def activated(self, x: Tensor, activation: str) -> Tensor:
+        """`forward`, then the activation of that name."""
+        form = self.form
+        return ACTIVATIONS[activation](self.forward(x)) if form is None else form.activated(x, activation)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmcli.model import forms, pack
+from llmcli.model.activations import ACTIVATIONS
 from llmcli.model.checkpoint import load_model, load_packed
 from llmcli.model.linear import Linear
 from llmcli.model.transformer import CausalLM
@@ -53,6 +54,19 @@ def test_a_form_multiplies(dtype: str, shape: tuple[int, int], rows: tuple[int, 
         wanted = F.linear(x, weight, each)
         assert y.shape == wanted.shape
         assert float((y - wanted).norm() / wanted.norm()) < ERRORS[dtype]
+
+
+@pytest.mark.parametrize("dtype", ERRORS)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("rows", [1, 9])
+@torch.inference_mode()
+def test_a_form_multiplies_and_activates(dtype: str, activation: str, rows: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight, bias = torch.randn(96, 64, generator=generator) * 0.2, torch.randn(96, generator=generator)
+    x = torch.randn(1, rows, 64, generator=generator)
+    y = make(dtype, weight, bias).activated(x, activation).float()
+    wanted = ACTIVATIONS[activation](F.linear(x, weight, bias))
+    assert float((y - wanted).norm() / wanted.norm()) < ERRORS[dtype]
 
 
 @pytest.mark.parametrize("dtype", ERRORS)

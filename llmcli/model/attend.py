@@ -1,0 +1,100 @@
+"""Attention over given queries, keys and values: step by step for the views, and by the fastest way for each case.
+
+On a CPU, PyTorch's own kernel is best for few queries. For many it takes as long in bfloat16 as in float32: 512 queries
+against as many keys, 12 heads of 64 channels, 2 threads: 5.8 milliseconds, and 2.9 in blocks of products in bfloat16.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_BLOCK = 128
+"""Queries of a block in bfloat16: few enough that keys behind them are left out, enough for a product to be fast."""
+
+
+def attention_scores(q: Tensor, k: Tensor, scale: float, softcap: float) -> Tensor:
+    """QK^T * scale, soft-capped: what enters the softmax before the mask.
+
+    q (batch, heads, queries, d), k (batch, heads, keys, d) -> (batch, heads, queries, keys).
+    """
+    scores = (q @ k.transpose(-1, -2)) * scale
+    return softcap * torch.tanh(scores / softcap) if softcap else scores
+
+
+def attention_weights(scores: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over each query's row after the mask; where `mask` is False the weight is exactly 0."""
+    return scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+
+
+def causal_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(queries, keys) bool, True where a query may look: at itself and before, at most `window` keys in all.
+
+    The last query stands at the last key. None where a kernel's own rule says the same: one query that sees every
+    key, or as many queries as keys and no window in the way.
+    """
+    reach = keys if window is None else window
+    if keys <= reach and queries in (1, keys):
+        return None
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return mask.triu(keys - queries - reach + 1) if reach < keys else mask
+
+
+def full_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> Tensor:
+    """The mask that `causal_mask` leaves to the kernel, written out."""
+    if mask is not None:
+        return mask
+    queries, keys = q.shape[2], k.shape[2]
+    return torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+
+
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, softcap: float, rounded: bool
+) -> Tensor:
+    """softmax(QK^T * scale) V under the mask (None: the causal rule alone, as `causal_mask` says).
+
+    q (batch, heads, queries, d); k, v (batch, kv_heads, keys, d), a kv head for each group of heads -> (batch, heads,
+    queries, d), in bfloat16 perhaps where the model's activations are `rounded` to 16 bits or fewer anyway.
+    """
+    queries = q.shape[2]
+    if softcap:
+        return _softcapped(q, k, v, mask, scale, softcap)
+    if mask is None and queries >= _BLOCK and rounded and q.device.type == "cpu" and _fast_bfloat16():
+        return _blocks(q, k, v, scale)
+    grouped = q.shape[1] != k.shape[1]
+    causal = mask is None and queries > 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped)
+
+
+def _blocks(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """As many queries as keys, causal, in bfloat16: blocks of queries against the keys up to each block's end. The
+    heads of a group are rows of one product."""
+    batch, heads, queries, width = q.shape
+    group = heads // k.shape[1]
+    q = (q * scale).bfloat16()
+    k, v = k.bfloat16().flatten(0, 1), v.bfloat16().flatten(0, 1)
+    ahead = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool).triu(1)
+    out = torch.empty(batch, heads, queries, width, dtype=torch.bfloat16)
+    for start in range(0, queries, _BLOCK):
+        end = min(start + _BLOCK, queries)
+        size = end - start
+        rows = q[:, :, start:end].reshape(len(k), group * size, width)
+        scores = torch.bmm(rows, k[:, :end].transpose(1, 2))
+        scores.view(len(k), group, size, end)[..., start:].masked_fill_(ahead[:size, :size], float("-inf"))
+        out[:, :, start:end] = torch.bmm(scores.softmax(-1), v[:, :end]).view(batch, heads, size, width)
+    return out
+
+
+def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float) -> Tensor:
+    batch, heads, queries, width = q.shape
+    # The query heads of one kv head as rows of one product, so that no key is copied for each of them.
+    rows = q.reshape(batch, k.shape[1], -1, width)
+    scores = attention_scores(rows, k, scale, softcap).view(batch, heads, queries, -1)
+    weights = attention_weights(scores, full_mask(mask, q, k))
+    return (weights.view(batch, k.shape[1], -1, k.shape[2]) @ v).view(batch, heads, queries, width)
+
+
+@cache
+def _fast_bfloat16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported()

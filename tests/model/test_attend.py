@@ -1,0 +1,67 @@
+"""Each way of attention against the plain one."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llmcli.model import attend
+
+needs_bfloat16 = pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(), reason="this processor has no fast bfloat16"
+)
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("queries", [128, 129, 300])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@torch.inference_mode()
+def test_blocks_in_bfloat16(monkeypatch: pytest.MonkeyPatch, queries: int, kv_heads: int) -> None:
+    generator = torch.Generator().manual_seed(queries)
+    q = torch.randn(2, 4, queries, 32, generator=generator)
+    k, v = (torch.randn(2, kv_heads, queries, 32, generator=generator) for _ in range(2))
+    wanted = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    found = attend.attend(q, k, v, None, scale=0.3, softcap=0.0, rounded=True)
+    assert found.shape == wanted.shape
+    assert float((found.float() - wanted).norm() / wanted.norm()) < 1e-2
+    # What stands behind a query is not seen at all.
+    v[:, :, -1] = 1e4
+    again = attend.attend(q, k, v, None, scale=0.3, softcap=0.0, rounded=True)
+    assert torch.equal(again[:, :, :-1], found[:, :, :-1])
+    assert not torch.equal(again[:, :, -1], found[:, :, -1])
+
+
+@torch.inference_mode()
+def test_nothing_is_rounded_unless_it_is_anyway() -> None:
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(1, 2, 200, 16, generator=generator) for _ in range(3))
+    found = attend.attend(q, k, v, None, scale=0.25, softcap=0.0, rounded=False)
+    scores = attend.attention_scores(q, k, 0.25, 0.0)
+    wanted = attend.attention_weights(scores, attend.full_mask(None, q, k)) @ v
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+_KEPT = """
+import torch
+from llmcli.model import heap
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+if {keep}:
+    heap.keep()
+before = resident()
+torch.ones(4 << 20)  # 16 MB, and free at once
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, sets glibc's allocator")
+def test_a_program_of_one_model_keeps_freed_memory() -> None:
+    left = [
+        int(subprocess.run([sys.executable, "-c", _KEPT.format(keep=keep)], check=True, capture_output=True).stdout)
+        for keep in (False, True)
+    ]
+    assert left[0] < 4 << 20 < 12 << 20 < left[1]
