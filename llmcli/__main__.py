@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from llmcli.errors import EXIT_INTERRUPT, EXIT_OK, LlmcliError, UsageError
 from llmcli.interrupts import Stopped, received
@@ -26,6 +26,12 @@ def main() -> int:
     if received:  # also where a library swallowed the exception that the signal raised
         code = 128 + received[0]
     return _close_streams(code)
+
+
+def entry() -> NoReturn:
+    """The process `llmcli`. All output is written when `main` returns, so it ends there: to take down its libraries
+    would cost torch half a second."""
+    os._exit(main())
 
 
 def run(arguments: list[str]) -> int:
@@ -179,4 +185,4 @@ def _silence(descriptor: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -102,9 +102,15 @@ def _silent_panics() -> Iterator[None]:
         os.close(kept)
 
 
+ASIDE = "aside"
+"""How the name of a thread begins beside which no other writes to stderr, as long as it runs."""
+
+
 def _others_may_write() -> bool:
-    """Whether another Python thread runs; the monitor that a download's progress bar leaves behind does not count: it
-    only wakes bars that stand still, and by now there is none."""
+    """Whether another Python thread runs that may write. The monitor that a download's progress bar leaves behind does
+    not count: it only wakes bars that stand still, and by now there is none."""
+    if threading.current_thread().name.startswith(ASIDE):
+        return False
     names = [each.name for each in threading.enumerate() if each is not threading.current_thread()]
     return any(name != "tqdm_monitor" for name in names)
 

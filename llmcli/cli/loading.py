@@ -1,5 +1,6 @@
 """The model of `llmcli generate`, loaded in the order that says soonest what is wrong."""
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,24 @@ def load(model: str, **how: Any) -> "Pipeline":
 
     folder = resolve(model)
     _read_ahead(folder)
+    gc.disable()  # what is imported stays: to look through it again and again takes a tenth of the start
+    from concurrent.futures import ThreadPoolExecutor
+
     from llmcli.tokenizer import Tokenizer
+    from llmcli.tokenizer_engine import ASIDE
 
-    # Before torch: what is wrong with it is said at once.
-    tokenizer = Tokenizer.from_folder(folder)
-    from llmcli.pipeline import Pipeline
+    # Side by side: the library reads a tokenizer without holding Python's lock, and torch takes a second.
+    with ThreadPoolExecutor(1, thread_name_prefix=ASIDE) as aside:
+        tokenizer = aside.submit(Tokenizer.from_folder, folder)
+        from llmcli.pipeline import Pipeline
 
-    return Pipeline.load(model, tokenizer=tokenizer, **how)
+    pipeline = Pipeline.load(model, tokenizer=tokenizer.result(), **how)
+    from llmcli.model import heap
+
+    heap.keep()
+    gc.freeze()
+    gc.enable()
+    return pipeline
 
 
 def _read_ahead(folder: Path) -> None:
