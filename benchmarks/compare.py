@@ -4,7 +4,7 @@
     python benchmarks/compare.py --work /tmp/bench --shape gpt2 --only decode
 
 Absolute times depend on the machine and on the hour; ratios of times from one run mean something. In every round each
-contender runs once, and a figure is the median over the rounds. Run it while nothing else runs.
+contender runs once, in a process of its own; a figure is the median over the rounds. Run it while nothing else runs.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,25 +19,26 @@ from statistics import median
 
 import contenders
 import shapes
+from remote import Remote
 
 STEPS = 16
 Figures = dict[str, list[float]]
 
 
-def cast(folder: Path) -> dict[str, Callable[[], contenders.Contender]]:
-    """Everyone who could run, by name."""
-    found: dict[str, Callable[[], contenders.Contender]] = {
-        "transformers float32": lambda: contenders.Transformers(folder, "float32"),
-        "transformers bfloat16": lambda: contenders.Transformers(folder, "bfloat16"),
-    }
-    for dtype in ("float32", "auto", "int8", "int4"):
-        found[f"llmcli {dtype}"] = lambda dtype=dtype: contenders.Llmcli(folder, dtype)
+Who = dict[str, tuple[str, str]]
+"""Name -> class in `contenders`, and the dtype that it is made with."""
+
+BASE = "transformers float32"
+
+
+def cast() -> Who:
+    """Everyone who could run."""
+    found = {BASE: ("Transformers", "float32"), "transformers bfloat16": ("Transformers", "bfloat16")}
+    found |= {f"llmcli {dtype}": ("Llmcli", dtype) for dtype in ("float32", "auto", "int8", "int4")}
     if installed("ctranslate2"):
-        for kind in ("float32", "int8"):
-            found[f"ctranslate2 {kind}"] = lambda kind=kind: contenders.CTranslate2(folder, kind)
+        found |= {f"ctranslate2 {kind}": ("CTranslate2", kind) for kind in ("float32", "int8")}
     if installed("llama-cpp-python") and installed("gguf"):
-        for kind in ("F16", "Q8_0", "Q4_0"):
-            found[f"llama.cpp {kind}"] = lambda kind=kind: contenders.LlamaCpp(folder, kind)
+        found |= {f"llama.cpp {kind}": ("LlamaCpp", kind) for kind in ("F16", "Q8_0", "Q4_0")}
     return found
 
 
@@ -51,24 +51,22 @@ def installed(package: str) -> bool:
     return True
 
 
-def measure(everyone: dict[str, contenders.Contender], rounds: int, what: str) -> Figures:
-    """name -> seconds, one a round: of a decode step after 50 and 900 tokens, of a prompt of 512, of a batch's step."""
-    figures: Figures = {name: [] for name in everyone}
+def measure(who: Who, folder: Path, rounds: int, method: str, *given: int) -> Figures:
+    """name -> seconds, one a round: of a method of each contender; the median where it gives several."""
+    everyone = {name: Remote(kind, folder, dtype) for name, (kind, dtype) in who.items()}
+    figures: Figures = {name: [] for name in who}
     for _ in range(rounds):
         for name, each in everyone.items():
-            if what == "prefill":
-                figures[name].append(each.prefill(512))
-            elif what == "batch":
-                figures[name].append(median(each.batch(50, STEPS)))  # type: ignore[attr-defined]
-            else:
-                figures[name].append(median(each.decode(int(what), STEPS)))
+            figures[name].append(median(each.ask(method, *given)))
+    for each in everyone.values():
+        each.end()
     return figures
 
 
-def show(title: str, figures: Figures, unit: float = 1.0, against: str = "transformers float32") -> None:
-    """Tokens a second, and the ratio to one of them: how many times as fast."""
+def show(title: str, figures: Figures, unit: float = 1.0) -> None:
+    """Tokens a second, and how many times as fast as `BASE` that is."""
     print(f"\n{title}\n{'':24}{'tokens/s':>10}{'ratio':>8}")
-    base = median(figures[against])
+    base = median(figures[BASE])
     for name, times in figures.items():
         print(f"{name:24}{unit / median(times):>10.1f}{base / median(times):>8.2f}", flush=True)
 
@@ -84,7 +82,7 @@ def starts(folder: Path, work: Path, rounds: int) -> Figures:
         "print(t.decode(m.generate(**t('a b c',return_tensors='pt'),max_new_tokens=1,do_sample=False)[0]))"
     )
     commands = {
-        "transformers float32": [sys.executable, "-c", theirs],
+        BASE: [sys.executable, "-c", theirs],
         "llmcli auto": [*LLMCLI, "generate", "-m", str(small), "--greedy", "-n", "1", "--quiet", "a b c"],
         "import torch": [sys.executable, "-c", "import torch"],
     }
@@ -99,56 +97,34 @@ def starts(folder: Path, work: Path, rounds: int) -> Figures:
 
 LLMCLI = [sys.executable, "-m", "llmcli"]
 
-_PEAK = """
-import sys
-sys.path.insert(0, {here!r})
-import torch
-import contenders
-from pathlib import Path
-def most():  # of this program; what getrusage tells may be that of the one that started it
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-before = most()
-each = contenders.{kind}(Path({folder!r}), {dtype!r})
-each.prefill(50)
-each.decode(50, 8)
-print(most() - before)
-"""
-
 
 def peak(kind: str, folder: Path, dtype: str) -> float:
-    """MB that a process takes at most beyond `import torch`."""
-    code = _PEAK.format(here=str(Path(__file__).parent), kind=kind, folder=str(folder), dtype=dtype)
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return int(done.stdout.split()[-1]) / 1024
+    """MB that a process takes at most beyond `import torch`: it reads a short prompt and goes on a little."""
+    each = Remote(kind, folder, dtype)
+    each.ask("prefill", 50)
+    each.ask("decode", 50, 8)
+    return each.end()
 
 
 def compare(shape: str, work: Path, rounds: int, only: str) -> None:
     folder = shapes.make(shape, work)
     print(f"\n== {shape}, {date.today()}, {platform.processor() or platform.machine()}, 2 threads, {rounds} rounds")
-    if only in ("all", "decode", "prefill"):
-        everyone = {name: make() for name, make in cast(folder).items()}
-        if only != "prefill":
-            show("a decode step after 50 tokens", measure(everyone, rounds, "50"))
-            show("a decode step after 900 tokens", measure(everyone, rounds, "900"))
-        if only != "decode":
-            show("a prompt of 512 tokens", measure(everyone, rounds, "prefill"), 512)
-        everyone.clear()
+    who = cast()
+    if only in ("all", "decode"):
+        show("a decode step after 50 tokens", measure(who, folder, rounds, "decode", 50, STEPS))
+        show("a decode step after 900 tokens", measure(who, folder, rounds, "decode", 900, STEPS))
+    if only in ("all", "prefill"):
+        show("a prompt of 512 tokens", measure(who, folder, rounds, "prefill", 512), 512)
     if only in ("all", "batch"):
-        few: dict[str, contenders.Contender] = {
-            "transformers float32": contenders.Transformers(folder, "float32"),
-            "llmcli auto": contenders.Llmcli(folder, "auto", many_rows=True),
-            "llmcli int8": contenders.Llmcli(folder, "int8"),
-        }
-        show(f"a decode step of {contenders.BATCH} texts", measure(few, rounds, "batch"), contenders.BATCH)
+        few = {BASE: who[BASE], "llmcli auto": ("LlmcliRows", "auto"), "llmcli int8": ("LlmcliRows", "int8")}
+        figures = measure(few, folder, rounds, "batch", 50, STEPS)
+        show(f"a decode step of {contenders.BATCH} texts", figures, contenders.BATCH)
     if only in ("all", "start"):
         show("a process to its first token", starts(folder, work, rounds))
     if only in ("all", "memory"):
         print("\npeak memory beyond `import torch`, MB")
-        kinds = [("Llmcli", "int8"), ("Llmcli", "auto"), ("Transformers", "float32")]
-        if installed("llama-cpp-python") and installed("gguf"):
-            kinds.append(("LlamaCpp", "Q8_0"))
-        for kind, dtype in kinds:
-            print(f"{kind.lower() + ' ' + dtype:24}{peak(kind, folder, dtype):>10.0f}", flush=True)
+        for name, (kind, dtype) in who.items():
+            print(f"{name:24}{peak(kind, folder, dtype):>10.0f}", flush=True)
 
 
 def main() -> None:
@@ -159,9 +135,6 @@ def main() -> None:
     choices = ["all", "decode", "prefill", "batch", "start", "memory"]
     parser.add_argument("--only", choices=choices, default="all")
     given = parser.parse_args()
-    import torch
-
-    torch.set_num_threads(2)
     for shape in shapes.SHAPES if given.shape == "both" else [given.shape]:
         compare(shape, given.work, given.rounds, given.only)
 

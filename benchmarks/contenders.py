@@ -55,10 +55,14 @@ class Transformers:
 
 
 class Llmcli:
-    def __init__(self, folder: Path, dtype: str, many_rows: bool = False) -> None:
+    many_rows = False
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        from llmcli.model import heap
         from llmcli.model.loading import load
 
-        self.model, self.dtype, _ = load(folder, dtype, many_rows=many_rows)
+        self.model, self.dtype, _ = load(folder, dtype, many_rows=self.many_rows)
+        heap.keep()  # as the command does
 
     def prefill(self, tokens: int) -> float:
         from llmcli.generation import prefill
@@ -91,6 +95,12 @@ class Llmcli:
             decode_rows(self.model, cache, [7] * BATCH)
             times.append(time.perf_counter() - start)
         return times
+
+
+class LlmcliRows(Llmcli):
+    """As the command loads it for a batch."""
+
+    many_rows = True
 
 
 class LlamaCpp:
