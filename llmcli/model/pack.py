@@ -20,6 +20,7 @@ from llmcli.model.forms import (
     quantize_int4,
     quantize_int8,
 )
+from llmcli.model.heap import Heap, trim
 from llmcli.model.layers import LayerNorm, RMSNorm
 from llmcli.model.linear import Linear
 from llmcli.model.transformer import Block, CausalLM
@@ -45,6 +46,10 @@ class Matrix:
     def bias(self) -> Tensor | None:
         biases = [part.bias for part in self.parts if part.bias is not None]
         return torch.cat([bias.float() for bias in biases]) if biases else None
+
+    def size(self) -> int:
+        """Bytes in float32, which is what its temporaries have."""
+        return 4 * self.target.out_features * self.target.in_features
 
 
 def matrices(model: CausalLM) -> Iterator[Matrix]:
@@ -78,6 +83,7 @@ def pack_model(model: CausalLM, dtype: str, done: Callable[[], None] = lambda: N
     """Packs every matrix of a model whose weights lie on the CPU; `done` is called after each, when its parameters are
     gone. Returns what a user should know about it."""
     notes: dict[str, None] = {}
+    heap = Heap()
     for matrix in matrices(model):
         form = make_form(matrix, dtype, notes)
         if form is not None:
@@ -85,6 +91,8 @@ def pack_model(model: CausalLM, dtype: str, done: Callable[[], None] = lambda: N
         else:
             join(matrix)
         done()
+        heap.worked(matrix.size())
+    trim()
     finish(model)
     return list(notes)
 

@@ -21,6 +21,7 @@ from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.files import ROOM
 from llmcli.model.checkpoint import check_count, stored_model
 from llmcli.model.families import read_config
+from llmcli.model.forms import Float16, Int4
 from llmcli.model.header import (
     AGAIN,
     INDEX,
@@ -30,6 +31,7 @@ from llmcli.model.header import (
     quantized_dtype,
     read_headers,
 )
+from llmcli.model.heap import Heap, trim
 from llmcli.model.mapped import MappedFile, assign, checked
 from llmcli.model.pack import Matrix, finish, form_of, hold, lacking, lacking_note, matrices, rounded
 from llmcli.model.transformer import CausalLM
@@ -63,15 +65,22 @@ def load_quantized(folder: Path, dtype: str) -> tuple[CausalLM, list[str]]:
     reader = _Reader(folder)
     missing = lacking(stored_as or "") is not None
     notes = [lacking_note(stored_as or "")] if missing else []
+    plain = dtype == "float32" or missing
+    heap = Heap()
     for matrix in matrices(reader.model):
         form = form_of(reader.parts(matrix), matrix.target.out_features)
         hold(matrix, form)
-        if dtype == "float32" or missing:
+        if plain:
             matrix.target.hold(None)
             matrix.target.weight = nn.Parameter(form.dense(), requires_grad=False)
             bias = reader.optional(f"{matrix.name}.bias")
             matrix.target.bias = None if bias is None else nn.Parameter(bias.float(), requires_grad=False)
+        if plain or not isinstance(form, (Float16, Int4)):  # these are multiplied where they lie in the file
+            reader.release(matrix)
+        del form
+        heap.worked(matrix.size())
     reader.rest()
+    trim()
     finish(reader.model)
     return reader.model.eval().requires_grad_(False), notes
 
@@ -121,13 +130,25 @@ class _Reader:
         _check_kinds(name, found)
         return found
 
+    def release(self, matrix: Matrix) -> None:
+        """Gives the pages of a matrix back; what is still a view of them reads them again when it is looked at."""
+        for kind in ("weight", "packed", "scales"):
+            self._release(f"{matrix.name}.{kind}")
+
+    def _release(self, name: str) -> None:
+        if name in self._stored:
+            self._files[self._stored[name].file].release(self._stored[name])
+
     def rest(self) -> None:
-        """The parameters that are no matrix's: norms in float32, tables as they are stored."""
+        """The parameters that are no matrix's: norms in float32; tables as they are stored, out of memory until their
+        rows are looked up."""
         for name, parameter in list(self.model.named_parameters()):
             if parameter.is_meta:
                 value = self.tensor(name, tuple(parameter.shape))
                 table = name in ("embedding.weight", "positions.weight")
                 assign(self.model, name, value if table else value.float())
+                if table:
+                    self._release(name)
 
 
 def _check_kinds(name: str, found: dict[str, Any]) -> None:
