@@ -15,7 +15,7 @@ MODULES = {
     ".".join(each.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): each
     for each in PACKAGE.rglob("*.py")
 }
-HEAVY = ("torch", "transformers", "numpy", "rich", "huggingface_hub", "jinja2", "matplotlib", "safetensors")
+HEAVY = ("torch", "transformers", "numpy", "rich", "huggingface_hub", "jinja2", "matplotlib", "plotext", "safetensors")
 
 
 def imported(module: str, *, inside_functions: bool) -> set[str]:

@@ -1,7 +1,6 @@
 """The options of `llmcli inspect-attention`, and which of them go together."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -9,7 +8,6 @@ import typer
 from llmcli.cli.options import SeedOption
 from llmcli.cli.view import spelled, typed_options
 from llmcli.errors import UsageError
-from llmcli.files import check_target
 from llmcli.ranges import parse_ranges
 
 if TYPE_CHECKING:
@@ -57,9 +55,6 @@ VerifyOption = Annotated[
 TemperatureOption = Annotated[
     float, typer.Option("--temperature", "-t", metavar="T", help="Of --generate; 0 is greedy.")
 ]
-HiddenOption = Annotated[
-    Path | None, typer.Option("--hidden", metavar="FILE", help="Write the hidden states (npz).", show_default=False)
-]
 RowsOption = Annotated[
     str | None, typer.Option("--rows", metavar="R", help="Draw these queries: 0-9,20.", show_default=False)
 ]
@@ -90,13 +85,10 @@ class AttentionOptions:
     rows: RowsOption = None
     cols: ColsOption = None
     pool: PoolOption = 1
-    hidden: HiddenOption = None
 
     def __post_init__(self) -> None:
         if self.steps and (self.layer is None or self.head is None):
             raise UsageError("--steps shows one head", "give one --layer and one --head")
-        if self.hidden is not None:
-            check_target(self.hidden)
 
     @property
     def overview(self) -> bool:

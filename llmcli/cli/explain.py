@@ -9,7 +9,16 @@ from llmcli.cli.groups import with_groups
 from llmcli.cli.io import is_terminal, note, write_out
 from llmcli.cli.options import DEFAULT_MODEL, ModelOption
 from llmcli.cli.sampling_more import takes_sampling, typed_sampling
-from llmcli.cli.view import LoadOptions, TextOptions, ViewOptions, emit, screen_of, spelled, typed_options
+from llmcli.cli.view import (
+    HiddenOptions,
+    LoadOptions,
+    TextOptions,
+    ViewOptions,
+    emit,
+    screen_of,
+    spelled,
+    typed_options,
+)
 from llmcli.errors import UsageError
 from llmcli.ranges import parse_one
 from llmcli.sampling_params import merged
@@ -58,6 +67,7 @@ def explain(
     ] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Tokens to list of a distribution.")] = 5,
     *,
+    hidden: HiddenOptions,
     view: ViewOptions,
     load: LoadOptions,
 ) -> None:
@@ -77,7 +87,7 @@ def explain(
     typed = [spelled(context, name) for name in typed_sampling(context)]
     _check_together(only, typed=typed, layer="layer" in typed_options(context))
     if step:
-        _check_terminal(view)
+        _check_terminal(view, hidden)
     merged({}, sampling)
     words = text.read(EXAMPLE)
     pipeline = load.load(model)
@@ -86,6 +96,8 @@ def explain(
     number = parse_one(layer, pipeline.model.config.num_layers, "layer")
     walk = walk_through(pipeline, words, layer=number, only=only, limit=limit, **sampling)
     _note_seed(walk)
+    if hidden.written(pipeline, words) and view.on_terminal:
+        return
     _show(pipeline, walk, view, rows, cols, step=step)
 
 
@@ -98,8 +110,8 @@ def _check_together(only: str | None, *, typed: list[str], layer: bool) -> None:
         raise UsageError(f"--layer opens a block, which --only {only} does not show", "leave out one of the two")
 
 
-def _check_terminal(options: ViewOptions) -> None:
-    if not options.on_terminal:
+def _check_terminal(options: ViewOptions, hidden: HiddenOptions) -> None:
+    if not options.on_terminal or hidden.hidden is not None:
         raise UsageError("--step draws on the terminal, and another form is asked for", "leave out one of the two")
     if not (is_terminal(sys.stdin) and is_terminal(sys.stdout)):
         raise UsageError(

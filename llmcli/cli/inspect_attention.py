@@ -1,6 +1,5 @@
 """`llmcli inspect-attention`: where every head of a model looks."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -9,9 +8,8 @@ from llmcli.cli.attention_options import AttentionOptions, check_together
 from llmcli.cli.groups import with_groups
 from llmcli.cli.io import note
 from llmcli.cli.options import DEFAULT_MODEL, ModelOption
-from llmcli.cli.view import LoadOptions, TextOptions, ViewOptions, emit
+from llmcli.cli.view import HiddenOptions, LoadOptions, TextOptions, ViewOptions, emit
 from llmcli.errors import CheckFailedError, UsageError
-from llmcli.files import write_whole
 from llmcli.ranges import parse_one
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ def inspect_attention(
     model: ModelOption = DEFAULT_MODEL,
     *,
     ask: AttentionOptions,
+    hidden: HiddenOptions,
     view: ViewOptions,
     load: LoadOptions,
 ) -> None:
@@ -58,10 +57,7 @@ def inspect_attention(
 
     how = Drawing(pipeline.name, pipeline.dtype, Window(ask.rows, ask.cols, ask.pool), ask.values)
     found, drawn = _view(pipeline, words, ask, how, with_page=view.html is not None)
-    if ask.hidden is not None:
-        _write_hidden(pipeline, found, ask.hidden)
-    if ask.hidden is None or not view.on_terminal:
-        emit(drawn, view)
+    emit(drawn, view, elsewhere=hidden.written(pipeline, [token.id for token in found.fed]))
     difference = drawn.data.get("verify", {}).get("largest_difference", 0.0)
     if difference > drawn.data.get("verify", {}).get("tolerance", 0.0):
         raise CheckFailedError(
@@ -140,12 +136,3 @@ def _page(
         return attention_page(shown, pipeline.name, pipeline.dtype)
 
     return page
-
-
-def _write_hidden(pipeline: "Pipeline", found: "Attention", path: Path) -> None:
-    from llmcli.render.export import npz_bytes
-
-    ids = [token.id for token in found.fed]
-    tokens = [{"id": token.id, "piece": token.piece} for token in found.fed]
-    write_whole(path, npz_bytes({"tokens": tokens, "hidden_states": pipeline.hidden_states(ids)}))
-    note(f"wrote {path}")

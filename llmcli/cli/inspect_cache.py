@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from llmcli.cli.generate_options import KvDtypeOption
 from llmcli.cli.groups import with_groups
 from llmcli.cli.options import DEFAULT_MODEL, ModelOption
 from llmcli.cli.view import LoadOptions, TextOptions, ViewOptions, emit
@@ -17,6 +18,7 @@ def inspect_cache(
     text: TextOptions,
     model: ModelOption = DEFAULT_MODEL,
     new_tokens: Annotated[int, typer.Option("--max-tokens", "-n", metavar="N", help="New tokens.")] = 16,
+    kv_dtype: KvDtypeOption = "auto",
     *,
     view: ViewOptions,
     load: LoadOptions,
@@ -35,7 +37,7 @@ def inspect_cache(
     if new_tokens < 1:
         raise UsageError(f"--max-tokens is {new_tokens}", "give 1 or more")
     words = text.read(EXAMPLE)
-    pipeline = load.load(model)
+    pipeline = load.load(model, kv_dtype)
     from llmcli.inspect.cache import cache_report
     from llmcli.inspect.document import document
     from llmcli.render.cache import cache_view
@@ -47,5 +49,5 @@ def inspect_cache(
     if not report.prefill_equal:
         raise CheckFailedError(
             f"the prompt's logits in one pass and token by token differ by {report.prefill_difference:.1e}",
-            "with --dtype float32 they are within 1e-4",
+            "with --dtype float32 and --kv-dtype float32 they are within 1e-4",
         )

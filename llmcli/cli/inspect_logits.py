@@ -9,7 +9,7 @@ from llmcli.cli.groups import with_groups
 from llmcli.cli.io import note
 from llmcli.cli.options import DEFAULT_MODEL, ModelOption
 from llmcli.cli.sampling_more import takes_sampling, typed_sampling
-from llmcli.cli.view import LoadOptions, TextOptions, ViewOptions, emit, spelled
+from llmcli.cli.view import HiddenOptions, LoadOptions, TextOptions, ViewOptions, emit, spelled
 from llmcli.errors import UsageError
 from llmcli.sampling_params import merged
 
@@ -57,6 +57,7 @@ def inspect_logits(
     ] = None,
     *,
     grammar: GrammarOptions,
+    hidden: HiddenOptions,
     view: ViewOptions,
     load: LoadOptions,
 ) -> None:
@@ -94,7 +95,7 @@ def inspect_logits(
         found = _ablate(pipeline, words, ablate, limit)
     else:
         found = _distribution(pipeline, words, at, limit)
-    emit(found, view)
+    emit(found, view, elsewhere=hidden.written(pipeline, words))
 
 
 def _check_together(

@@ -53,6 +53,12 @@ WidthOption = Annotated[
         "--width", metavar="N", min=MIN_WIDTH, help="Columns to draw in.", show_default="the terminal's, or 80"
     ),
 ]
+HiddenOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--hidden", metavar="FILE", help="Write the hidden states between the blocks (npz).", show_default=False
+    ),
+]
 ViewDtypeOption = Annotated[
     DtypeChoice,
     typer.Option("--dtype", help="How the weights are held and computed with; float32 is exact."),
@@ -125,6 +131,30 @@ class ViewOptions:
 
 
 @dataclass(frozen=True)
+class HiddenOptions:
+    """Where the hidden states of the text go. Raises `UsageError` for a file that plainly cannot be written."""
+
+    hidden: HiddenOption = None
+
+    def __post_init__(self) -> None:
+        if self.hidden is not None:
+            check_target(self.hidden)
+
+    def written(self, pipeline: "Pipeline", text: "Prompt") -> bool:
+        """Writes them where a file is asked for, with the tokens that they are of; whether one was."""
+        if self.hidden is None:
+            return False
+        from llmcli.inspect.running import fitting_ids, shown_tokens
+        from llmcli.render.export import npz_bytes
+
+        ids = fitting_ids(pipeline, text)
+        tokens = [{"id": token.id, "piece": token.piece} for token in shown_tokens(pipeline, ids)]
+        write_whole(self.hidden, npz_bytes({"tokens": tokens, "hidden_states": pipeline.hidden_states(ids)}))
+        note(f"wrote {self.hidden}")
+        return True
+
+
+@dataclass(frozen=True)
 class LoadOptions:
     """How a model that is looked into is held and computed with."""
 
@@ -132,12 +162,14 @@ class LoadOptions:
     threads: ThreadsOption = None
     device: DeviceOption = "auto"
 
-    def load(self, model: str) -> "Pipeline":
-        """The model, ready to be looked into; torch is imported here."""
+    def load(self, model: str, kv_dtype: str = "auto") -> "Pipeline":
+        """The model, ready to be looked into, its caches in `kv_dtype`; torch is imported here."""
         from llmcli.pipeline import Pipeline
 
         threads = self.threads or usable_cores()
-        return Pipeline.load(model, device=self.device, dtype=self.dtype, packed=False, threads=threads)
+        return Pipeline.load(
+            model, device=self.device, dtype=self.dtype, packed=False, threads=threads, kv_dtype=kv_dtype
+        )
 
 
 def typed_options(context: typer.Context) -> set[str]:
@@ -150,8 +182,9 @@ def spelled(context: typer.Context, name: str) -> str:
     return next(str(each.opts[0]) for each in context.command.params if each.name == name)
 
 
-def emit(view: "View", options: ViewOptions) -> None:
-    """Send a view wherever the options say; drawn as text on stdout where they say nothing.
+def emit(view: "View", options: ViewOptions, *, elsewhere: bool = False) -> None:
+    """Send a view wherever the options say; drawn as text on stdout where they say nothing, and nothing went
+    `elsewhere`.
 
     Raises `UsageError` for a form that this view does not have, `LlmcliError` for a file that cannot be written.
     """
@@ -164,7 +197,7 @@ def emit(view: "View", options: ViewOptions) -> None:
         _write_chunks(json_chunks(view.data, ascii_only=is_terminal(sys.stdout)), end="\n")
     elif options.csv:
         _write_chunks(csv_chunks(view.table()))
-    elif options.on_terminal:
+    elif options.on_terminal and not elsewhere:
         write_out(_drawn(view, screen_of(options)))
 
 

@@ -15,7 +15,6 @@ from llmcli.inspect.document import ShownToken
 from llmcli.inspect.maps import AttentionTap, Wanted
 from llmcli.inspect.patterns import Pattern
 from llmcli.inspect.running import Floats, batch_of, fitting_ids, shown_tokens
-from llmcli.model.cache import KVCache
 from llmcli.model.config import ModelConfig
 from llmcli.sampling_params import SamplingParams, merged
 
@@ -64,6 +63,12 @@ class AttentionMap:
     scores: Floats | None = None
     sink: Floats | None = None
     grouped: bool = False
+
+    @property
+    def row_sums(self) -> NDArray[np.float64]:
+        """(queries): what each row of `weights` adds up to."""
+        sums: NDArray[np.float64] = self.weights.sum(axis=1, dtype=np.float64)
+        return sums
 
     @property
     def name(self) -> str:
@@ -197,7 +202,7 @@ def _run_generation(
             f"the prompt of {len(ids)} tokens fills the context of {pipeline.context_length}", "shorten the prompt"
         )
     size = min(len(ids) + params.max_tokens - 1, pipeline.context_length)
-    cache = KVCache(config)
+    cache = pipeline.model.new_cache()
     tap = AttentionTap(config, sequence.ids, wanted, size, cache, keep_scores=scores)
     for _ in generate_ids(pipeline.model, sequence, cache, tap):
         pass

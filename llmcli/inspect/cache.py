@@ -12,7 +12,7 @@ from llmcli.errors import ContextLengthError, UsageError
 from llmcli.generation import decode_step, prefill
 from llmcli.inspect.model_tree import cache_bytes
 from llmcli.inspect.running import ShownToken, batch_of, fitting_ids, shown_token, shown_tokens
-from llmcli.model.cache import KVCache
+from llmcli.model.cache import kv_dtype_name
 
 if TYPE_CHECKING:
     from llmcli.pipeline import Pipeline, Prompt
@@ -50,6 +50,7 @@ class CacheStep:
 class CacheReport:
     """Both ways side by side, step by step, and the prompt in one pass beside token by token.
 
+    kv_dtype              the number format that keys and values are kept in
     bytes_per_token       of keys and values, before any sliding window is full
     full_context          bytes predicted for the whole context
     same_ids              greedy generation gives the same ids with and without the cache
@@ -59,6 +60,7 @@ class CacheReport:
 
     prompt: list[ShownToken]
     steps: list[CacheStep]
+    kv_dtype: str
     bytes_per_token: int
     full_context: int
     context_length: int
@@ -107,11 +109,13 @@ def cache_report(pipeline: "Pipeline", text: "Prompt", *, max_tokens: int = 32) 
     parallel, prefill_ms = _timed(lambda: _parallel(pipeline, ids))
     by_token, one_by_one_ms = _timed(lambda: _one_by_one(pipeline, ids))
     scale = max(1.0, float(parallel.abs().max()))
-    steps = _steps(pipeline, ids, max_tokens, scale)
-    size = next(pipeline.model.parameters()).element_size()
+    kept_in = cache_dtype(pipeline)
+    size = kept_in.itemsize
+    steps = _steps(pipeline, ids, max_tokens, scale, size)
     return CacheReport(
         prompt=shown_tokens(pipeline, ids),
         steps=steps,
+        kv_dtype=kv_dtype_name(kept_in),
         bytes_per_token=cache_bytes(config, 1, size),
         full_context=cache_bytes(config, context, size),
         context_length=context,
@@ -124,12 +128,19 @@ def cache_report(pipeline: "Pipeline", text: "Prompt", *, max_tokens: int = 32) 
     )
 
 
-def _steps(pipeline: "Pipeline", ids: list[int], count: int, scale: float) -> list[CacheStep]:
+def cache_dtype(pipeline: "Pipeline") -> torch.dtype:
+    """What new caches keep keys and values in: what was asked for, else what attention reads them in, on a CPU
+    float32 and elsewhere the dtype of the hidden states."""
+    if pipeline.model.kv_dtype is not None:
+        return pipeline.model.kv_dtype
+    return torch.float32 if pipeline.device == "cpu" else pipeline.model.embedding.weight.dtype
+
+
+def _steps(pipeline: "Pipeline", ids: list[int], count: int, scale: float, size: int) -> list[CacheStep]:
     """Both ways go on with the cached way's ids: up to the first difference that is what each alone would do, and
     after it every later step is still compared on equal ground."""
     model, ids = pipeline.model, list(ids)
-    cache = KVCache(model.config)
-    size = next(model.parameters()).element_size()
+    cache = model.new_cache()
     steps: list[CacheStep] = []
     for _ in range(count):
         advance = decode_step if steps else prefill
@@ -170,7 +181,7 @@ def _parallel(pipeline: "Pipeline", ids: list[int]) -> Tensor:
 @torch.inference_mode()
 def _one_by_one(pipeline: "Pipeline", ids: list[int]) -> Tensor:
     """The logits after each token of the text, each computed by a decode step of its own. (tokens, vocab)"""
-    cache = KVCache(pipeline.model.config)
+    cache = pipeline.model.new_cache()
     rows = [decode_step(pipeline.model, cache, ids[: at + 1]) for at in range(len(ids))]
     return torch.stack(rows).float().cpu()
 

@@ -59,6 +59,11 @@ class Distribution:
         """The probability of all other tokens together."""
         return max(0.0, 1.0 - self.shown_mass)
 
+    @property
+    def most_entropy(self) -> float:
+        """Bits: the entropy if all tokens were alike."""
+        return math.log2(len(self.logits))
+
 
 @dataclass(frozen=True)
 class Scored:

@@ -67,10 +67,11 @@ class Operations:
 
 @dataclass(frozen=True)
 class AlikeBlocks:
-    """Blocks `first` to `last` have the same parameters, shapes and dtypes."""
+    """Blocks `first` to `last` have the same parameters, shapes and dtypes: so many `parameters` each."""
 
     first: int
     last: int
+    parameters: int
 
 
 @dataclass(frozen=True)
@@ -280,7 +281,7 @@ def operations(config: ModelConfig, weights: Iterable[Weight]) -> Operations:
 
 def blocks_alike(weights: Iterable[Weight]) -> list[AlikeBlocks]:
     """The runs of neighbouring blocks that are alike, in order."""
-    inside: dict[int, list[tuple[object, ...]]] = {}
+    inside: dict[int, list[tuple[str, tuple[int, ...], str]]] = {}
     for weight in weights:
         if weight.name.startswith("blocks."):
             _, number, name = weight.name.split(".", 2)
@@ -290,5 +291,5 @@ def blocks_alike(weights: Iterable[Weight]) -> list[AlikeBlocks]:
         if runs and inside[runs[-1].first] == inside[layer]:
             runs[-1] = replace(runs[-1], last=layer)
         else:
-            runs.append(AlikeBlocks(layer, layer))
+            runs.append(AlikeBlocks(layer, layer, sum(prod(shape) for _, shape, _ in inside[layer])))
     return runs

@@ -1,7 +1,7 @@
 """Attention in the terminal: the overview of all heads, single maps, grids of small ones, bars, rankings."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import RenderableType
@@ -44,7 +44,7 @@ def weights_map(found: "Attention", drawn: "AttentionMap") -> Heatmap:
     """Weights from 0 to 1 with the sum of each row; where the sink was taken out, its weights beside them."""
     labels = token_labels(found)
     masked, means = ~drawn.visible, MASKED
-    sums = [f"{each:.3f}" for each in drawn.weights.sum(axis=1, dtype=np.float64)]
+    sums = [f"{each:.3f}" for each in drawn.row_sums]
     notes = ("sum", sums)
     if drawn.sink is not None:
         masked = masked.copy()
@@ -60,9 +60,24 @@ def scores_map(found: "Attention", drawn: "AttentionMap") -> Heatmap:
     """Scaled scores of all pairs; those that the mask hides are struck out."""
     assert drawn.scores is not None
     labels = token_labels(found)
-    high = float(np.abs(drawn.scores).max()) or 1.0
-    scale = Scale(high, "diverging", root=False)
+    scale = scores_scale(found.maps)
     return Heatmap(drawn.scores, labels, labels, scale=scale, struck=~drawn.visible, struck_means=MASKED)
+
+
+def scores_scale(maps: "Sequence[AttentionMap]") -> Scale:
+    """One scale for the scores of all maps, so that they can be compared."""
+    high = max((float(np.abs(each.scores).max()) for each in maps if each.scores is not None), default=0.0)
+    return Scale(high or 1.0, "diverging", root=False)
+
+
+def legends(found: "Attention", *, overview: bool) -> dict[str, Any]:
+    """The numbers of the legends that are drawn below the maps, and with `overview` below all heads."""
+    shown = {"weights": Scale().legend()}
+    if any(each.scores is not None for each in found.maps):
+        shown["scores"] = scores_scale(found.maps).legend()
+    if overview:
+        shown["strength"] = {"shades": list(_SHARES), "colors": list(_SHARES)}
+    return shown
 
 
 def headline(found: "Attention", drawn: "AttentionMap") -> str:
@@ -177,6 +192,7 @@ def draw_overview(found: "Attention", screen: Screen) -> Text:
 
 
 _STRENGTH = Scale(1.0, root=False)
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def _pattern_cell(summary: "HeadSummary", screen: Screen) -> tuple[str, str]:
@@ -192,7 +208,7 @@ def _pattern_cell(summary: "HeadSummary", screen: Screen) -> tuple[str, str]:
 def _strength_legend(screen: Screen) -> Text:
     """What the ground or the shade of a head's pattern stands for."""
     text = Text("share of the weights that the pattern explains: ")
-    for share, shade in zip((0.0, 0.25, 0.5, 0.75, 1.0), SHADES, strict=True):
+    for share, shade in zip(_SHARES, SHADES, strict=True):
         shown = f" {share:g} " if screen.color else f"{shade} {share:g}  "
         text.append(shown, ground(_STRENGTH.rgb(share), screen.depth))
     return text

@@ -44,6 +44,7 @@ def _map(found: "Attention", drawn: "AttentionMap") -> dict[str, Any]:
         "head": drawn.head,
         "kv_head": drawn.kv_head,
         "weights": drawn.weights,
+        "row_sums": drawn.row_sums,
     }
     if drawn.scores is not None:
         entry["scores"] = drawn.scores

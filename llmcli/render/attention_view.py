@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from llmcli.render.attention import draw_maps, draw_ranking, draw_summary, draw_token
+from llmcli.render.attention import draw_maps, draw_ranking, draw_summary, draw_token, legends
 from llmcli.render.attention_data import (
     attention_document,
     maps_table,
@@ -21,6 +21,7 @@ from llmcli.render.export import View
 from llmcli.render.parts import model_name, page, stacked
 from llmcli.render.screen import Screen
 from llmcli.render.steps import draw_steps
+from llmcli.render.steps_figure import steps_figure
 from llmcli.render.window import Window
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def maps_view(
 
     `difference` is the largest one that checking a generation found; None where nothing was checked.
     """
-    document = attention_document(found, how.model, how.dtype)
+    document = attention_document(found, how.model, how.dtype) | {"legends": legends(found, overview=overview)}
     if difference is not None:
         document["verify"] = {"largest_difference": difference, "tolerance": tolerance}
 
@@ -111,6 +112,6 @@ def steps_view(found: "Attention", steps: "HeadSteps", how: Drawing, page: Calla
         document,
         lambda screen: draw_steps(steps, screen, numbers=how.numbers),
         lambda: steps_table(steps),
-        lambda: maps_figure(found),
+        lambda: steps_figure(steps),
         page,
     )

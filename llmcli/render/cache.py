@@ -84,8 +84,8 @@ def _steps(data: dict[str, Any], screen: Screen) -> RenderableType:
 
 def _bytes(data: dict[str, Any]) -> list[str]:
     lines = [
-        f"{data['bytes_per_token']:,} bytes a token; the full context of {data['context_length']:,} tokens takes "
-        f"{size(data['full_context'])}",
+        f"{data['bytes_per_token']:,} bytes a token in {data['kv_dtype']}; "
+        f"the full context of {data['context_length']:,} tokens takes {size(data['full_context'])}",
         "predicted: bytes of the keys and values; allocated: grown ahead of need",
     ]
     cached, uncached = data["cached_ms"], data["uncached_ms"]

@@ -155,8 +155,8 @@ def draw_ffn(page: Page, stage: dict[str, Any]) -> Parts:
 def _curve_and_numbers(page: Page, stage: dict[str, Any]) -> RenderableType:
     """The activation's curve, and at its right the last token's first numbers on their way."""
     points = [(float(x), float(y)) for x, y in zip(stage["curve_x"], stage["curve_y"], strict=True)]
-    chart = Chart(f"{stage['activation']}(x)", "x", "y", [Series("", points)])
-    curve = draw_chart(chart, _CURVE_WIDTH, _CURVE_HEIGHT).splitlines()[:-1]  # one series needs no legend
+    chart = Chart(f"{stage['activation']}(x)", "", "", [Series("", points)])
+    curve = draw_chart(chart, _CURVE_WIDTH, _CURVE_HEIGHT).splitlines()
     lines = [("reads", stage["read"]), ("before" if not stage["gated"] else "gate", stage["before"])]
     lines.append((f"{stage['activation']}", stage["activated"]))
     if stage["gated"]:

@@ -170,7 +170,7 @@ def draw_sampling(page: Page, stage: dict[str, Any]) -> Parts:
         shares = [percent(each["model_prob"]), percent(each["prob"])]
         label, token_id = short(each["token"]["label"]), str(each["token"]["id"])
         rows.append([mark, label, token_id, *shares, Text(bar(each["prob"], width), "cyan")])
-    rest = stage["filters"][-1]["candidates"] - len(rows)
+    left = stage["filters"][-1]["candidates"]
     return [
         heading(page, stage, "Sampling: filters, then the draw"),
         words(
@@ -179,7 +179,7 @@ def draw_sampling(page: Page, stage: dict[str, Any]) -> Parts:
         ),
         table(("filter", "", "candidates", "mass"), _filter_rows(stage), left=(0, 1)),
         table(("", "token", "id", "model", "drawn from", ""), rows, left=(0, 1, 5)),
-        words(f"and {rest} more candidates") if rest else None,
+        words(f"the first {len(rows)} of {left} candidates") if left > len(rows) else None,
         _draw(stage),
     ]
 

@@ -63,9 +63,11 @@ def _candidates(data: dict[str, Any], screen: Screen) -> RenderableType:
                 Text(bar(each["prob"], width), "cyan"),
             ]
         )
-    rest = data["stages"][-1]["candidates"] - len(rows)
+    left = data["stages"][-1]["candidates"]
     drawn = table(("", "token", "id", "model", "drawn from", ""), rows, left=(0, 1, 5))
-    return stacked(drawn, Text(f"and {rest} more candidates; --limit shows more")) if rest else drawn
+    if left <= len(rows):
+        return drawn
+    return stacked(drawn, Text(f"the first {len(rows)} of {left} candidates; --limit shows more"))
 
 
 def _draw(data: dict[str, Any]) -> Text:

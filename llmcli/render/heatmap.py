@@ -185,10 +185,8 @@ def draw_legend(heatmap: Heatmap, screen: Screen, *, shades: bool = True) -> Tex
     """What the colours or shades stand for, and what a blank and a mark mean; one or two lines."""
     scale = heatmap.scale
     text = Text()
-    places = (0.0, 0.25, 0.5, 0.75, 1.0) if scale.kind == "sequential" else (-1.0, -0.5, 0.0, 0.5, 1.0)
     if screen.color:
-        for place in places:
-            value = scale.value(place)
+        for value in scale.samples():
             text.append(f" {value:.2g} ", ground(scale.rgb(value), screen.depth))
     elif shades:
         bounds = [f"under {bound:.2g}" for bound in scale.bounds()] + ["up to " + format(scale.high, ".2g")]

@@ -45,10 +45,10 @@ def _distribution(data: dict[str, Any], screen: Screen) -> RenderableType:
     width = clamp(screen.width - 50, 10, 60)
     rows = [ranked_row(each, width) for each in data["top"]]
     parts: list[RenderableType | None] = [head, table(RANKED, rows, left=(1, 5))]
-    others = len(data["logits"]) - len(data["top"])
-    lines = [f"entropy {data['entropy']:.3f} bits, of at most {_log2(len(data['logits'])):.3f}"]
-    if others:
-        lines.append(f"the other {others} tokens together: {percent(data['other_mass'])}")
+    vocabulary = len(data["logits"])
+    lines = [f"entropy {data['entropy']:.3f} bits, of at most {data['most_entropy']:.3f}"]
+    if vocabulary > len(data["top"]):
+        lines.append(f"all others of the {vocabulary:,} tokens together: {percent(data['other_mass'])}")
     if data["actual"] is not None:
         actual = data["actual"]
         lines.append(
@@ -73,12 +73,6 @@ def ranked_row(each: dict[str, Any], width: int) -> list[str | Text]:
     ]
 
 
-def _log2(count: int) -> float:
-    from math import log2
-
-    return log2(count)
-
-
 def _ranked_csv(data: dict[str, Any]) -> CsvTable:
     rows = ([e["rank"], e["token"]["id"], e["token"]["piece"], e["logit"], e["prob"]] for e in data["top"])
     return ("rank", "id", "piece", "logit", "prob"), rows
@@ -92,6 +86,8 @@ def _distribution_figure(data: dict[str, Any]) -> "Figure":
 
 def score_view(data: dict[str, Any], limit: int) -> View:
     """From the document of a `TextScore`. Of a long text `limit` tokens are listed."""
+    edges = [low for low, _, _ in BANDS[1:]]
+    data = data | {"legends": {"probability": {"shades": edges, "colors": edges}}}
     return make_view(
         data, lambda screen: _score(data, screen, limit), lambda: _score_csv(data), lambda: _score_figure(data)
     )

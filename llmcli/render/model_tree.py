@@ -92,8 +92,7 @@ def _tree(data: dict[str, Any]) -> RenderableType:
         first, last = run["first"], run["last"]
         name = f"block {first}" if first == last else f"blocks {first}-{last}, {last - first + 1} alike"
         inside = [w for w in weights if w["name"].startswith(f"blocks.{first}.")]
-        count = sum(w["count"] for w in inside)
-        rows.append([Text(name, "bold"), "", f"{count:,}" + (" each" if first != last else ""), ""])
+        rows.append([Text(name, "bold"), "", f"{run['parameters']:,}" + (" each" if first != last else ""), ""])
         rows += _branch([(w["name"].split(".")[2:], w) for w in inside], "")
     for each in (w for w in weights if not w["name"].startswith("blocks.") and w["group"] != "embedding"):
         rows.append(_leaf(_module(each["name"]), "", each))
@@ -176,7 +175,7 @@ def _operations(data: dict[str, Any]) -> RenderableType:
         ["products with the weights", f"{operations['weights']:,}"],
         ["attention, for each key in sight", f"{operations['per_key']:,}"],
         ["first token of a text", f"{operations['first']:,}"],
-        [f"token {context - 1:,}, the last of a full context", f"{operations['last']:,}"],
+        [f"last token of a full context of {context:,}", f"{operations['last']:,}"],
     ]
     return table(("floating-point operations per token", ""), rows, left=(0,))
 

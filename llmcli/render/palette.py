@@ -70,6 +70,15 @@ class Scale:
         steps = len(SHADES) - 1
         return [self.value((i + 0.5) / steps) for i in range(steps)]
 
+    def samples(self) -> list[float]:
+        """The numbers whose colours a legend shows: five, even on the scale."""
+        start = -1.0 if self.kind == "diverging" else 0.0
+        return [self.value(start + (1.0 - start) * i / 4) for i in range(5)]
+
+    def legend(self) -> dict[str, list[float]]:
+        """The numbers of a legend: where the shade changes, with the last one's end; those whose colours are shown."""
+        return {"shades": [*self.bounds(), self.high], "colors": self.samples()}
+
 
 def _between(points: tuple[Rgb, ...], share: float) -> Rgb:
     at = share * (len(points) - 1)

@@ -1,8 +1,13 @@
-"""Curves and points: as characters for a terminal, or as a PNG. Readable without colour: each series has its mark."""
+"""Curves and points: in a terminal drawn by plotext, in a file by matplotlib. Views know neither.
 
+plotext draws on one figure for the whole process; here it is cleared before and after, and given its size, so that
+what was drawn before and the terminal change nothing.
+"""
+
+import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +18,17 @@ from llmcli.render.safe import visible
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MARKS = "●○▲△■□◆◇"
+_MARKS = "•×+o*#@%"
+_FIT = "·"
+_LINE = "hd"
+"""plotext's name for a line of quarters of cells, ▗▞▘: finer than characters, and as wide as they are in every font,
+which braille is not."""
+_LINE_SAMPLE = "▄▀"
+_CROWDED = 4
+"""Points a column of the screen from which on they are averaged."""
+_AXIS = 2
+"""Lines below the curves: the axis, and its numbers."""
+_PLANE = (41, 21)
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
+    """What is drawn; `x` and `y` say what the axes are, empty where the title says it."""
+
     title: str
     x: str
     y: str
@@ -36,66 +53,141 @@ class Chart:
 
 
 def draw(chart: Chart, width: int = 80, height: int = 20) -> str:
-    """The chart in lines of at most `width` characters."""
-    to_x, to_y = (_axis([p[i] for s in chart.series for p in s.points], chart.log) for i in (0, 1))
-    label = 9
-    columns, rows = max(10, width - label - 2), max(4, height)
-    cells = [[" "] * columns for _ in range(rows)]
-    marks = _marks(chart.series)
-    # Fitted lines first, so that what was measured stands over them.
-    for series in sorted(chart.series, key=lambda s: not s.dots):
-        for column, value in _by_column(series.points, to_x, columns):
-            row = round((1 - to_y.place(value)) * (rows - 1))
-            cells[row][column] = marks[series.name]
-    lines = [visible(chart.title)]
-    for index, row_cells in enumerate(cells):
-        shown = index % max(1, (rows - 1) // 4) == 0
-        tick = f"{to_y.at(1 - index / (rows - 1)):.4g}" if shown else ""
-        lines.append(f"{tick:>{label}} {'┤' if shown else '│'}{''.join(row_cells).rstrip()}")
-    lines.append(" " * (label + 1) + "└" + "─" * columns)
-    left, right = f"{to_x.at(0):.4g}", f"{to_x.at(1):.4g}"
-    middle = f"{chart.x}  (up: {chart.y})"
-    lines.append(" " * (label + 2) + left + middle.center(columns - len(left) - len(right)) + right)
-    lines += [f"{' ' * (label + 2)}{marks[series.name]} {visible(series.name)}" for series in chart.series]
+    """The chart in lines of at most `width` characters, `height` of them for the curves, without any colour: each
+    series has a mark of its own, named below where there are several. Of a series with many more points than columns
+    those that share a column are averaged, and the title says so; points that are not finite, or not positive on
+    logarithmic axes, are left out."""
+    width, height = max(width, 10), max(height, 3)
+    series = [replace(each, points=list(_drawable(each.points, chart.log))) for each in chart.series]
+    if not any(each.points for each in series):
+        return f"{visible(chart.title)}\n(no points to draw)\n"
+    averaged = any(len(each.points) > _CROWDED * width for each in series)
+    marks = _marks(series)
+    lines = [visible(chart.title) + (", averaged in each column" if averaged else "")]
+    lines += _plotted(replace(chart, series=series), marks, width, height)
+    if len(series) > 1:
+        lines += [f"  {_LINE_SAMPLE if mark == _LINE else mark} {visible(name)}" for name, mark in marks.items()]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    log: bool
-
-    def place(self, value: float) -> float:
-        """0 to 1 along the axis."""
-        value = math.log(value) if self.log else value
-        return (value - self.low) / (self.high - self.low)
-
-    def at(self, place: float) -> float:
-        value = self.low + place * (self.high - self.low)
-        return math.exp(value) if self.log else value
+def _drawable(points: Sequence[tuple[float, float]], log: bool) -> Iterator[tuple[float, float]]:
+    for point in points:
+        if all(math.isfinite(value) and (value > 0 or not log) for value in point):
+            yield point
 
 
-def _axis(values: Sequence[float], log: bool) -> _Axis:
-    values = [math.log(v) for v in values] if log else values
-    low, high = min(values), max(values)
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        low, high = low - 0.5, high + 0.5
-    return _Axis(low, high, log)
-
-
-def _by_column(points: Sequence[tuple[float, float]], axis: _Axis, columns: int) -> list[tuple[int, float]]:
-    """The mean of the points that fall into each column."""
-    found: dict[int, list[float]] = {}
+def _thinned(points: Sequence[tuple[float, float]], columns: int) -> Sequence[tuple[float, float]]:
+    """The mean of the points in each column, where they are crowded."""
+    if len(points) <= _CROWDED * columns:
+        return points
+    low, high = points[0][0], points[-1][0]
+    found: dict[int, list[tuple[float, float]]] = {}
     for x, y in points:
-        found.setdefault(round(axis.place(x) * (columns - 1)), []).append(y)
-    return [(column, sum(ys) / len(ys)) for column, ys in sorted(found.items())]
+        found.setdefault(round((x - low) / ((high - low) or 1.0) * columns), []).append((x, y))
+    return [(sum(x for x, _ in each) / len(each), sum(y for _, y in each) / len(each)) for each in found.values()]
 
 
 def _marks(series: Sequence[Series]) -> dict[str, str]:
-    measured = [each.name for each in series if not each.dots]
-    marks = {name: MARKS[i % len(MARKS)] for i, name in enumerate(measured)}
-    return marks | {each.name: "·" for each in series if each.dots}
+    """A mark for each name: a fine line for the first that was measured, characters for the others."""
+    measured = [each for each in series if not each.dots]
+    line = [_LINE] if measured and len(measured[0].points) > 1 else []
+    marks = [*line, *_MARKS]
+    given = {each.name: marks[i % len(marks)] for i, each in enumerate(measured)}
+    return given | {each.name: _FIT for each in series if each.dots}
+
+
+def _plotted(chart: Chart, marks: dict[str, str], width: int, height: int) -> list[str]:
+    """The curves with their axes, as lines of text."""
+    named = bool(chart.x or chart.y)
+    plotext = _blank(width, height + _AXIS + named)
+    plotext.xaxes(True, False)
+    plotext.yaxes(True, False)
+    scale = math.log10 if chart.log else float
+    # Fitted lines first, so that what was measured stands over them.
+    for series in sorted(chart.series, key=lambda each: not each.dots):
+        points = _thinned([(scale(x), scale(y)) for x, y in series.points], width)
+        plotext.plot([x for x, _ in points], [y for _, y in points], marker=marks[series.name])
+    measured = [each for each in chart.series if not each.dots] or chart.series
+    for axis, (limits, set_ticks, most) in enumerate(
+        ((plotext.xlim, plotext.xticks, max(2, width // 16)), (plotext.ylim, plotext.yticks, (height + 1) // 2))
+    ):
+        limits(*_ends([scale(point[axis]) for each in chart.series for point in each.points]))
+        places = ticks([point[axis] for each in measured for point in each.points], min(5, most), scale)
+        set_ticks([scale(place) for place in places], tick_labels(places))
+    if named:
+        plotext.xlabel(chart.x)
+        plotext.ylabel(chart.y)
+    return _lines(plotext)
+
+
+def draw_plane(points: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Points of a plane around the origin in the middle, each with its mark, later ones over earlier ones; one unit is
+    as long to the right as it is upwards, where a character is twice as high as wide."""
+    radius = max((math.hypot(x, y) for each in points.values() for x, y in each), default=0.0) or 1.0
+    plotext = _blank(*_PLANE)
+    plotext.frame(False)
+    plotext.xticks([])
+    plotext.yticks([])
+    plotext.xlim(-radius, radius)
+    plotext.ylim(-radius, radius)
+    plotext.vline(0)
+    plotext.hline(0)
+    for mark, each in points.items():
+        plotext.scatter([x for x, _ in each], [y for _, y in each], marker=mark)
+    return "".join(f"{line.rstrip()}\n" for line in _lines(plotext))
+
+
+def _blank(width: int, height: int) -> Any:
+    """The library with nothing drawn yet, on a canvas of this size without colours."""
+    import plotext
+
+    plotext.clear_figure()
+    plotext.limit_size(False, False)  # else by the terminal's size
+    plotext.theme("clear")
+    plotext.plot_size(width, height)
+    return plotext
+
+
+def _lines(plotext: Any) -> list[str]:
+    """What is drawn, which is forgotten."""
+    drawn = str(plotext.uncolorize(plotext.build()))
+    plotext.clear_figure()
+    return drawn.rstrip("\n").split("\n")
+
+
+def _ends(places: Sequence[float]) -> tuple[float, float]:
+    """The least and the largest; with room around where they are one."""
+    low, high = min(places), max(places)
+    return (low, high) if high - low > 1e-9 * max(1.0, abs(high)) else (low - 0.5, high + 0.5)
+
+
+def ticks(values: Sequence[float], count: int, scale: Callable[[float], float] = float) -> list[float]:
+    """At most `count` of the values themselves, the least and the largest among them, those between as even on the
+    scale as there are: so an axis names no number that is not one of the curve's."""
+    ordered = sorted(set(values))
+    if len(ordered) <= count:
+        return ordered
+    places = [scale(value) for value in ordered]
+    low, high = places[0], places[-1]
+    levels = [low + (high - low) * i / (count - 1) for i in range(count)]
+    nearest = {min(range(len(places)), key=lambda i: abs(places[i] - level)) for level in levels}
+    return [ordered[i] for i in sorted(nearest)]
+
+
+def tick_labels(places: Sequence[float]) -> list[str]:
+    """The numbers, rounded where that moves none by more than a twentieth of the way to the next."""
+    gaps = [high - low for low, high in itertools.pairwise(places)]
+    finest = min((gap for gap in gaps if gap > 0), default=0.0)
+    digits = math.ceil(-math.log10(finest / 10)) if finest > 0 else 4
+    return [_short(place, digits) for place in places]
+
+
+def _short(value: float, digits: int) -> str:
+    if value and not 1e-4 <= abs(value) < 1e6:
+        return f"{value:.3g}"
+    text = f"{value:.{max(0, digits)}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if float(text) == 0 else text
 
 
 def save_png(charts: Sequence[Chart], path: Path) -> None:

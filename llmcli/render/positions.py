@@ -28,6 +28,7 @@ _BLOCKS = 24
 def learned_view(data: dict[str, Any], channels: Sequence[int], window: Window) -> View:
     """From the document of a `LearnedTable`. The curves of `channels` are drawn, and of the table what `window` says;
     its rows are positions in both maps."""
+    data = data | {"legends": {name: scale.legend() for name, scale in _scales(data).items()}}
 
     def terminal(screen: Screen) -> RenderableType:
         return _learned(data, channels, window, screen)
@@ -40,6 +41,14 @@ def learned_view(data: dict[str, Any], channels: Sequence[int], window: Window) 
         lambda: _figure(data, channels),
         lambda: page(f"{NAME}: {model_name(data)}", terminal),
     )
+
+
+def _scales(data: dict[str, Any]) -> dict[str, Scale]:
+    """How the numbers of both maps become colours."""
+    return {
+        "table": Scale(float(np.abs(data["table"]).max()) or 1.0, "diverging"),
+        "similarity": Scale(1.0, "diverging"),
+    }
 
 
 def strongest(data: dict[str, Any], count: int) -> list[int]:
@@ -55,36 +64,36 @@ def _learned(data: dict[str, Any], channels: Sequence[int], window: Window, scre
     charts = [Text(_curve(data, channel, screen).rstrip("\n")) for channel in channels]
     return stacked(
         head,
-        _table_map(values, window, screen),
+        _table_map(values, _scales(data)["table"], window, screen),
         *charts,
         _waves(data, channels, screen),
         Text("Cosine similarity between positions", "bold"),
-        _similarity_map(data["similarity"], window, screen),
+        _similarity_map(data["similarity"], _scales(data)["similarity"], window, screen),
         _redundancy(data, screen),
     )
 
 
-def _table_map(values: "np.ndarray[Any, Any]", window: Window, screen: Screen) -> Text:
+def _table_map(values: "np.ndarray[Any, Any]", scale: Scale, window: Window, screen: Screen) -> Text:
     heatmap = Heatmap(
         values=values,
         rows=[""] * values.shape[0],
         columns=[""] * values.shape[1],
         names=("position", "channel"),
-        scale=Scale(float(np.abs(values).max()) or 1.0, "diverging"),
+        scale=scale,
     )
     if window.rows is None and window.pool == 1 and values.shape[0] > _ROWS:
         window = Window(f"0-{_ROWS - 1}", window.columns, 1)
     return draw_heatmap(heatmap, screen, window)
 
 
-def _similarity_map(values: "np.ndarray[Any, Any]", window: Window, screen: Screen) -> Text:
+def _similarity_map(values: "np.ndarray[Any, Any]", scale: Scale, window: Window, screen: Screen) -> Text:
     """All of it in blocks, unless rows or blocks are chosen."""
     heatmap = Heatmap(
         values=values,
         rows=[""] * len(values),
         columns=[""] * len(values),
         names=("position", "position"),
-        scale=Scale(1.0, "diverging"),
+        scale=scale,
     )
     pool = window.pool
     if window.rows is None and pool == 1:
@@ -94,10 +103,7 @@ def _similarity_map(values: "np.ndarray[Any, Any]", window: Window, screen: Scre
 
 def _curve(data: dict[str, Any], channel: int, screen: Screen) -> str:
     points = [(float(i), float(value)) for i, value in enumerate(data["table"][:, channel])]
-    width = min(screen.width, 100)
-    merged = -(-len(points) // (width - 11))
-    heading = f"channel {channel}" + (f", {merged} positions averaged in each place" if merged > 1 else "")
-    return draw(Chart(heading, "position", "value", [Series("value", points)]), width, 9)
+    return draw(Chart(f"channel {channel}", "position", "value", [Series("", points)]), min(screen.width, 100), 9)
 
 
 def _waves(data: dict[str, Any], channels: Sequence[int], screen: Screen) -> RenderableType:

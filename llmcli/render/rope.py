@@ -12,7 +12,7 @@ from llmcli.render.export import View, drawable
 from llmcli.render.heatmap import Heatmap, draw_heatmap
 from llmcli.render.palette import Scale
 from llmcli.render.parts import bar, clamp, model_name, page, stacked, title
-from llmcli.render.plot import Chart, Series, draw
+from llmcli.render.plot import Chart, Series, draw, draw_plane
 from llmcli.render.positions import NAME
 from llmcli.render.screen import Screen
 from llmcli.render.table import table
@@ -86,7 +86,7 @@ def _turns(turns: float, most: float, width: int) -> Text:
 
 def _chart(curve: dict[str, Any], screen: Screen) -> str:
     xs = [float(x) for x in curve["positions"]]
-    series = [Series(f, list(zip(xs, (round(float(y), 3) for y in curve[f]), strict=True))) for f in ("cos", "sin")]
+    series = [Series(f, list(zip(xs, map(float, curve[f]), strict=True))) for f in ("cos", "sin")]
     chart = Chart(f"pair {curve['pair']}: cos and sin of position x theta", "position", "value", series)
     return draw(chart, min(screen.width, 100), 9)
 
@@ -101,32 +101,9 @@ def _query(query: dict[str, Any]) -> RenderableType:
         f"○ before ({before[0]:.3f}, {before[1]:.3f})   ● after ({after[0]:.3f}, {after[1]:.3f})   "
         "· at the positions between"
     )
-    return stacked(head, Text(_plane(query, 40)), Text(words))
-
-
-def _plane(query: dict[str, Any], columns: int) -> str:
-    """The plane of one pair: first channel to the right, second one up, the origin in the middle."""
-    rows = columns // 4 * 2 + 1
-    columns = 2 * rows - 1
-    path = np.asarray(query["path"], dtype=np.float64)
-    radius = float(np.hypot(path[:, 0], path[:, 1]).max()) or 1.0
-    cells = [[" "] * columns for _ in range(rows)]
-
-    def mark(x: float, y: float, sign: str) -> None:
-        column = round((x / radius + 1) / 2 * (columns - 1))
-        row = round((1 - y / radius) / 2 * (rows - 1))
-        cells[row][column] = sign
-
-    middle = rows // 2
-    cells[middle] = ["─"] * columns
-    for row in cells:
-        row[columns // 2] = "│"
-    cells[middle][columns // 2] = "┼"
-    for x, y in path:
-        mark(float(x), float(y), "·")
-    mark(float(query["before"][0]), float(query["before"][1]), "○")
-    mark(float(query["after"][0]), float(query["after"][1]), "●")
-    return "\n".join("".join(row).rstrip() for row in cells)
+    marked = {"·": query["path"], "○": [before], "●": [after]}
+    plane = draw_plane({mark: [(float(x), float(y)) for x, y in points] for mark, points in marked.items()})
+    return stacked(head, Text(plane.rstrip("\n")), Text(words))
 
 
 def _csv(data: dict[str, Any]) -> CsvTable:
@@ -179,6 +156,7 @@ def _figure(data: dict[str, Any]) -> "Figure":
 
 def rotation_view(data: dict[str, Any], pairs: list[int], window: Window) -> View:
     """From the document of `Rotations`. The 2 x 2 blocks of `pairs` are printed."""
+    data = data | {"legends": {"matrix": _scale(data).legend()}}
 
     def terminal(screen: Screen) -> RenderableType:
         return _rotations(data, pairs, window, screen)
@@ -193,12 +171,17 @@ def rotation_view(data: dict[str, Any], pairs: list[int], window: Window) -> Vie
     )
 
 
+def _scale(data: dict[str, Any]) -> Scale:
+    """One scale for the matrices of all types of layers."""
+    return Scale(max(1.0, *(float(np.abs(each["matrix"]).max()) for each in data["rotations"])), "diverging")
+
+
 def _rotations(data: dict[str, Any], pairs: list[int], window: Window, screen: Screen) -> RenderableType:
     parts: list[RenderableType] = [title(data, f"The rotation of position {data['rotations'][0]['position']}")]
     for each in data["rotations"]:
         parts.append(Text(each["layer_type"].replace("_", " "), "bold"))
         parts += [_block(each, pair) for pair in pairs if pair < len(each["blocks"])]
-        parts.append(_matrix(each, window, screen))
+        parts.append(_matrix(each, _scale(data), window, screen))
         what = "queries of the text" if each["of_text"] else "random vectors"
         parts.append(
             Text(
@@ -219,7 +202,7 @@ def _block(rotation: dict[str, Any], pair: int) -> Text:
     )
 
 
-def _matrix(rotation: dict[str, Any], window: Window, screen: Screen) -> Text:
+def _matrix(rotation: dict[str, Any], scale: Scale, window: Window, screen: Screen) -> Text:
     matrix = rotation["matrix"]
     stored = np.zeros(matrix.shape, dtype=np.bool_)
     half = len(rotation["blocks"])
@@ -232,7 +215,7 @@ def _matrix(rotation: dict[str, Any], window: Window, screen: Screen) -> Text:
         rows=[""] * len(matrix),
         columns=[""] * len(matrix),
         names=("row", "column"),
-        scale=Scale(max(1.0, float(np.abs(matrix).max())), "diverging"),
+        scale=scale,
         masked=~stored,
         masked_means="0",
         format=".3f",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PRINTED_TOKENS = 10
 """Matrices of texts of at most so many tokens are printed without being asked for."""
 
-_SQUARE = ("QK^T", "scores", "masked scores", "weights")
+SQUARE = ("QK^T", "scores", "masked scores", "weights")
 
 
 def draw_steps(found: "HeadSteps", screen: Screen, *, numbers: bool) -> Text:
@@ -53,7 +53,7 @@ def draw_steps(found: "HeadSteps", screen: Screen, *, numbers: bool) -> Text:
 
 def _matrix(found: "HeadSteps", step: "Step", screen: Screen, *, everything: bool) -> Text:
     """One matrix, indented; wide ones cut with an ellipsis, or with `everything` in blocks of columns."""
-    square = step.name in _SQUARE
+    square = step.name in SQUARE
     labels = [token.label for token in found.tokens]
     width = step.values.shape[1]
     columns = labels if square else [""] * width

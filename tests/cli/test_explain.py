@@ -122,6 +122,9 @@ def test_every_form(llmcli, tmp_path):
     code, out, _ = llmcli(
         "explain", "ab", "--csv", "--npz", tmp_path / "w.npz", "--html", tmp_path / "w.html", *pictures
     )
+    assert llmcli("explain", "ab", "--hidden", tmp_path / "h.npz")[:2] == (0, "")
+    with np.load(tmp_path / "h.npz", allow_pickle=False) as arrays:
+        assert arrays["hidden_states"].shape[1] == 3
     assert code == 0
     assert (tmp_path / "w.png").read_bytes().startswith(b"\x89PNG")
     svg = (tmp_path / "w.svg").read_text("utf-8")
@@ -148,6 +151,7 @@ def test_every_form(llmcli, tmp_path):
         (["--greedy", "--temperature", "1"], "--greedy"),
         (["--step"], "must be a terminal"),
         (["--step", "--json"], "--step draws on the terminal"),
+        (["--step", "--hidden", "h.npz"], "--step draws on the terminal"),
     ],
     ids=" ".join,
 )

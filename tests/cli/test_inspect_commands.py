@@ -8,6 +8,7 @@ from importlib.resources import files
 import jsonschema
 import numpy as np
 import pytest
+from drawn_numbers import invented
 from safetensors.torch import load_file
 from tiny import write_model
 from tiny_families import pair
@@ -38,6 +39,19 @@ def command(folder, monkeypatch, capfdbinary):
         return code, out.decode(), err.decode()
 
     return call
+
+
+@pytest.mark.parametrize("arguments", [(), ("--lens",), ("--per-token",)])
+def test_hidden_states_are_written_from_views_of_logits(command, tmp_path, arguments):
+    code, out, err = command("logits", *arguments, "--hidden", str(tmp_path / "h.npz"), TEXT)
+    assert (code, out) == (0, "")
+    assert "wrote" in err
+    code, out, _ = command("logits", "--hidden", str(tmp_path / "i.npz"), "--json", TEXT)
+    ids = [each["id"] for each in json.loads(out)["tokens"]]
+    for name in ("h", "i"):
+        with np.load(tmp_path / f"{name}.npz", allow_pickle=False) as arrays:
+            assert arrays["tokens.id"].tolist() == ids
+            assert arrays["hidden_states"].shape[1] == len(ids)
 
 
 CASES = [
@@ -247,3 +261,13 @@ def test_views_are_methods_of_a_loaded_model(folder):
     assert model.shuffle(TEXT).without_positions <= 1e-5
     assert model.cache(TEXT, max_tokens=2).same_ids
     assert pair("gpt2").pipeline.learned_positions().table.shape == (128, 48)
+
+
+@pytest.mark.parametrize("arguments", [case for case in CASES if case[0] != "cache"], ids=str)
+def test_no_number_is_drawn_that_the_json_does_not_hold(command, arguments):
+    name, options, _ = arguments
+    code, drawn, _ = command(name, *options)
+    data = json.loads(command(name, "--json", *options)[1])
+    assert code == 0
+    points = [100 * each["change"] for each in data.get("next", ())]  # percentage points
+    assert invented(drawn, data, besides=points) == []

@@ -7,6 +7,7 @@ from tiny_families import pair, some_ids
 from llmcli.errors import ContextLengthError, UsageError
 from llmcli.inspect.cache import cache_report
 from llmcli.model.cache import KVCache, LayerCache
+from llmcli.pipeline import Pipeline
 
 IDS = some_ids(6, seed=9)
 
@@ -46,6 +47,19 @@ def test_bytes_are_predicted_and_allocated(name):
     assert report.bytes_per_token == config.num_layers * each
     windows = [config.window(layer) or 128 for layer in range(config.num_layers)]
     assert report.full_context == sum(windows) * each
+
+
+@pytest.mark.parametrize("kept", ["auto", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
+def test_the_prediction_is_exact_whatever_the_weights_and_the_cache_are_kept_in(dtype, kept):
+    """What a cache takes at first has room for 256 tokens."""
+    pipeline = Pipeline.load(pair("llama").folder, dtype=dtype, kv_dtype=kept, packed=False)
+    report = cache_report(pipeline, IDS, max_tokens=2)
+    assert report.kv_dtype == (kept if kept != "auto" else "float32")
+    for step in report.steps:
+        assert step.allocated == 256 * report.bytes_per_token
+        assert step.predicted == step.length * report.bytes_per_token
+    assert report.full_context == 128 * report.bytes_per_token
 
 
 def test_a_cache_that_forgets_is_found_out(monkeypatch):

@@ -100,6 +100,10 @@ def test_runs_of_blocks_that_are_alike(tmp_path):
 
     runs = model_shape(edit_tensors(copied("llama", tmp_path / "x"), half)).blocks
     assert [(run.first, run.last) for run in runs] == [(0, 0), (1, 1), (2, 2)]
+    shape = model_shape(pair("llama").folder)
+    assert [run.parameters for run in shape.blocks] == [
+        sum(weight.count for weight in shape.weights if weight.name.startswith("blocks.0."))
+    ]
 
 
 def copied(name, folder):
@@ -227,7 +231,9 @@ print(code, "torch" in sys.modules, peak, file=sys.stderr)
     assert data["bytes"] == {"BF16": total}
     assert data["parameters"] == total // 2
     assert data["files"] == 61
-    assert data["blocks"] == [{"first": 0, "last": 59}]
+    assert [(run["first"], run["last"]) for run in data["blocks"]] == [(0, 59)]
+    inside = sum(data["groups"][part] for part in ("attention", "feed-forward", "norms"))
+    assert 60 * data["blocks"][0]["parameters"] == inside - data["config"]["hidden_size"]  # but for the final norm
     assert data["cache"][0] == {"dtype": "bfloat16", "per_token": 245760, "context": 245760 * 131072}
 
 

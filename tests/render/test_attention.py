@@ -102,6 +102,19 @@ def test_tokens_of_a_long_text_show_the_heaviest_keys_and_say_so():
     assert len([line for line in every.splitlines() if line[:2].strip().isdigit()]) == 80
 
 
+def test_the_picture_of_the_steps_has_a_panel_for_each_with_its_shape():
+    for name, ids in (("llama", [5, 6, 7]), ("gpt2", list(range(5, 35)))):
+        steps = head_steps(pair(name).pipeline, ids, layer=1, head=1)
+        figure = steps_view(made(), steps, HOW, str).figure()
+        panels = [axes for axes in figure.axes if axes.get_title()]
+        assert len(panels) == len(steps.steps)
+        for axes, step in zip(panels, steps.steps, strict=True):
+            assert f"{step.name} {step.values.shape}" in axes.get_title()
+            np.testing.assert_array_equal(axes.images[0].get_array().filled(0), np.nan_to_num(step.values))
+        weights = next(axes for axes in panels if " weights " in axes.get_title())
+        assert len(weights.texts) == (6 if len(ids) == 3 else 0)
+
+
 def schema():
     return json.loads(files("llmcli").joinpath("schemas/inspect-attention.json").read_text())
 
@@ -128,15 +141,15 @@ def test_every_document_follows_the_schema_and_has_every_form():
         assert draw(view.terminal(Screen(80)), Screen(80))
 
 
-@pytest.mark.parametrize("width", [40, 80])
-def test_no_number_is_drawn_that_the_document_does_not_hold(width):
+@pytest.mark.parametrize("screen", [Screen(40), Screen(80), Screen(80, "256")], ids=lambda screen: str(screen))
+def test_no_number_is_drawn_that_the_document_does_not_hold(screen):
     for view in documents():
-        text = draw(view.terminal(Screen(width)), Screen(width))
+        text = draw(view.terminal(screen), screen)
         assert fractions(text)
         assert invented(text, view.data) == []
     values = replace(HOW, numbers=True)
     view = maps_view(made(scores=True), values, overview=False, page=str)
-    text = draw(view.terminal(Screen(width)), Screen(width))
+    text = draw(view.terminal(screen), screen)
     assert len(fractions(text)) > 30
     assert invented(text, view.data) == []
 
@@ -146,7 +159,8 @@ def test_the_document_has_the_documented_fields_and_no_others():
     assert list(data) == ["schema_version", "model", "dtype", "tokens", "heads", "maps"]
     assert list(data["tokens"][0]) == ["id", "piece"]
     assert list(data["heads"][0]) == ["layer", "head", "kv_head", "entropy", "pattern", "strength"]
-    assert list(data["maps"][0]) == ["layer", "head", "kv_head", "weights"]
+    assert list(data["maps"][0]) == ["layer", "head", "kv_head", "weights", "row_sums"]
+    np.testing.assert_allclose(data["maps"][0]["row_sums"], 1, atol=1e-6)
     assert len(data["heads"]) == 8
     mean = attention_document(made(chosen=((1, None),)), "m", "float32")["maps"][0]
     assert (mean["layer"], mean["head"], mean["kv_head"]) == (1, None, None)

@@ -65,9 +65,9 @@ def test_documents_are_as_the_schema_says(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("width", [40, 120])
-def test_no_number_is_drawn_that_the_document_does_not_hold(name, width):
-    text = drawn(name, Screen(width))
+@pytest.mark.parametrize("screen", [Screen(40), Screen(120), Screen(80, "256")], ids=lambda screen: str(screen))
+def test_no_number_is_drawn_that_the_document_does_not_hold(name, screen):
+    text = drawn(name, screen)
     assert len(fractions(text)) > 100
     assert invented(text, load(name)) == []
 

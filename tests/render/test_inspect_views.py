@@ -16,7 +16,7 @@ from snapshot import FOLDER, check_snapshot
 
 from llmcli.render.ablation import ablation_view
 from llmcli.render.cache import cache_view
-from llmcli.render.export import View, csv_chunks, picture_bytes
+from llmcli.render.export import View, csv_chunks, json_chunks, picture_bytes
 from llmcli.render.funnel import funnel_view
 from llmcli.render.lens import lens_view
 from llmcli.render.logits import distribution_view, score_view
@@ -86,19 +86,29 @@ def test_every_form_of_a_view(name):
 
 @pytest.mark.parametrize("name", VIEWS)
 def test_no_number_is_drawn_that_the_document_does_not_hold(name):
-    data = load(name)
-    points = [100 * each["change"] for each in data.get("next", ())]  # percentage points
-    for width in (40, 80, 120):
-        text = draw(VIEWS[name](data).terminal(Screen(width)), Screen(width))
+    view = view_of(name)
+    points = [100 * each["change"] for each in view.data.get("next", ())]  # percentage points
+    for screen in (Screen(40), Screen(80), Screen(120), Screen(80, "256")):
+        text = draw(view.terminal(screen), screen)
         assert fractions(text)
-        assert invented(text, data, besides=points) == []
+        assert invented(text, view.data, besides=points) == []
 
 
 def test_an_invented_number_is_found():
-    data = {"share": 0.1234, "bytes": 1_500_000, "text": "x 0.289", "logits": [0.77]}
-    text = "12.34 %  1.5 MB  0.289  0.12  1.234e-01"
+    data = {"share": 0.1234, "bytes": 1_500_000, "text": "x 0.289", "logits": [0.77], "list": ["a", "b"], "id": 4711}
+    text = "12.34 %  12%  1.5 MB  0.289  0.12  1.234e-01  item 1 of 2  4,711  L1.H0→kv2 U+202E x9 \x1b[38;5;77m"
     assert invented(text, data) == []
-    assert invented("12.35 %  0.13  1.6 MB  0.77  1.235e-01", data) == ["12.35", "0.13", "1.6", "0.77", "1.235e-01"]
+    text = "12.35 %  13%  0.13  1.6 MB  0.77  1.235e-01  item 3  4,712  L3.H5→kv6 of 4711."
+    assert invented(text, data) == ["12.35", "13", "0.13", "1.6", "0.77", "1.235e-01", "3", "4,712", "3", "5", "6"]
+
+
+def test_the_ticks_of_an_axis_and_the_numbers_of_a_legend_count_too():
+    view = view_of("per-token")
+    text = draw(view.terminal(Screen(80)), Screen(80))
+    assert set(invented(text, {**view.data, "legends": {}})) >= {"5", "50"}
+    view = view_of("rope")
+    text = draw(view.terminal(Screen(80)), Screen(80))
+    assert set(invented(text, {**view.data, "curves": []})) >= {"-0.49", "63", "94", "126"}
 
 
 @pytest.mark.parametrize("name", VIEWS)
@@ -106,7 +116,7 @@ def test_documents_fit_their_schemas(name):
     schemas = {"model": "model", "cache": "cache", "learned": "positions", "rope": "positions", "rotation": "positions"}
     schemas |= {"shift": "positions", "shuffle": "positions"}
     schema = json.loads(files("llmcli.schemas").joinpath(f"inspect-{schemas.get(name, 'logits')}.json").read_text())
-    data = json.loads((FOLDER / "documents" / f"{name}.json").read_text("utf-8"))
+    data = json.loads("".join(json_chunks(view_of(name).data)))
     jsonschema.validate(data, schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data | {"more": 1}, schema)
