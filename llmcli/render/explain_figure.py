@@ -78,7 +78,7 @@ def _sampling(axes: Any, stage: dict[str, Any], data: dict[str, Any]) -> str:  #
     fields = {"the model's own": "model_prob", "drawn from": "prob"}
     values = {name: [each[field] for each in stage["candidates"]] for name, field in fields.items()}
     _bars(axes, [each["token"]["label"] for each in stage["candidates"]], values)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False)  # below: it hides no bar
     return f"Sampling: {stage['drawn']['token']['label']} is drawn"
 
 
