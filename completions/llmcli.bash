@@ -137,14 +137,14 @@ _llmcli() {
             esac
             ;;
         ' decode')
-            options='--model -m --skip-special --pieces --debug -h --help'
+            options='--model -m --skip-special --pieces --json --debug -h --help'
             argument='text'
             case $previous in
                 --model|-m) _llmcli_value model; return ;;
             esac
             ;;
         ' explain')
-            options='--file -f --ids --keep-newline --model -m --layer --only --step --rows --cols --limit --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            options='--file -f --ids --keep-newline --model -m --layer --only --step --rows --cols --limit --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --hidden --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
@@ -179,6 +179,7 @@ _llmcli() {
                 --ban) _llmcli_value text; return ;;
                 --samplers) _llmcli_value text; return ;;
                 --seed) _llmcli_value text; return ;;
+                --hidden) _llmcli_value file; return ;;
                 --npz) _llmcli_value file; return ;;
                 --png) _llmcli_value file; return ;;
                 --svg) _llmcli_value file; return ;;
@@ -191,7 +192,7 @@ _llmcli() {
             esac
             ;;
         ' inspect-logits')
-            options='--file -f --ids --keep-newline --model -m --limit --position --funnel --per-token --lens --ablate --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --json-schema --regex --grammar --choice --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            options='--file -f --ids --keep-newline --model -m --limit --position --funnel --per-token --lens --ablate --greedy --temperature -t --top-k -k --top-p -p --min-p --typical-p --top-n-sigma --xtc-probability --xtc-threshold --mirostat --mirostat-tau --mirostat-eta --repetition-penalty --presence-penalty --frequency-penalty --penalty-window --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker --no-repeat-ngram --logit-bias --ban --samplers --seed --json-schema --regex --grammar --choice --hidden --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
@@ -228,6 +229,7 @@ _llmcli() {
                 --regex) _llmcli_value text; return ;;
                 --grammar) _llmcli_value file; return ;;
                 --choice) _llmcli_value text; return ;;
+                --hidden) _llmcli_value file; return ;;
                 --npz) _llmcli_value file; return ;;
                 --png) _llmcli_value file; return ;;
                 --svg) _llmcli_value file; return ;;
@@ -280,12 +282,13 @@ _llmcli() {
             esac
             ;;
         ' inspect-cache')
-            options='--file -f --ids --keep-newline --model -m --max-tokens -n --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
+            options='--file -f --ids --keep-newline --model -m --max-tokens -n --kv-dtype --json --csv --npz --png --svg --html --width --color --dtype --threads --device --debug -h --help'
             argument='text'
             case $previous in
                 --file|-f) _llmcli_value file; return ;;
                 --model|-m) _llmcli_value model; return ;;
                 --max-tokens|-n) _llmcli_value text; return ;;
+                --kv-dtype) _llmcli_value choice auto float32 bfloat16 float16; return ;;
                 --npz) _llmcli_value file; return ;;
                 --png) _llmcli_value file; return ;;
                 --svg) _llmcli_value file; return ;;

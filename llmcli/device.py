@@ -3,6 +3,7 @@
 import torch
 
 from llmcli.errors import UsageError
+from llmcli.settings import MOST_THREADS
 
 
 def choose_device(name: str) -> str:
@@ -22,6 +23,6 @@ def choose_device(name: str) -> str:
 
 def set_threads(count: int) -> None:
     """Compute with so many threads from now on, in the whole process. Raises `UsageError`."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise UsageError(f"--threads is {count!r}", "give a whole number of 1 or more")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_THREADS:
+        raise UsageError(f"--threads is {count!r}", f"give a whole number from 1 to {MOST_THREADS}")
     torch.set_num_threads(count)

@@ -142,7 +142,9 @@ class Vocabulary:
         self.size = self.eos_token_id = size
         self._tokenizer = tokenizer
         self.tokens = [*piece_table(tokenizer, size), b""]
-        self._ids = {piece: each for each, piece in reversed(list(enumerate(self.tokens))) if piece}
+        # Of ids with the same bytes the last one: SentencePiece's ids of single bytes, which it falls back on for what
+        # has no piece, stand before its pieces.
+        self._ids = {piece: each for each, piece in enumerate(self.tokens) if piece}
         self._longest = max(map(len, self.tokens))
         self._spaced = np.array([piece.startswith(b" ") for piece in self.tokens[:size]])
         library = _library()

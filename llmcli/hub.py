@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,9 @@ def _download(name: str, need: Need) -> Path:
 
 
 def _get(download: Any, name: str, file: str, commit: str | None) -> Path:
-    path = Path(download(name, file, revision=commit))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a full disk, for example, which comes back as an exception too
+        path = Path(download(name, file, revision=commit))
     _verify(path, name, file)
     return path
 

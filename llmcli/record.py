@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.errors import LlmcliError, UsageError
 from llmcli.files import sha256, write_whole
 from llmcli.sampling_params import FIELDS, SamplingParams
+from llmcli.settings import MOST_THREADS
 from llmcli.version import __version__
 
 if TYPE_CHECKING:
@@ -138,8 +139,8 @@ def _record(values: Any) -> Record:
     for name in ("files", "versions"):
         if not all(isinstance(each, str) for each in values[name].values()):
             raise ValueError(f"{name} holds something else than texts")
-    if values["threads"] < 1 or values["context_length"] < 1:
-        raise ValueError("threads and context_length must be 1 or more")
+    if not 1 <= values["threads"] <= MOST_THREADS or values["context_length"] < 1:
+        raise ValueError(f"threads is not from 1 to {MOST_THREADS}, or context_length is below 1")
     if not isinstance(values["prompt"], str | None):
         raise ValueError(f"prompt is {values['prompt']!r}")
     for name in ("prompt_ids", "ids"):

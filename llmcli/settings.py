@@ -31,6 +31,7 @@ class Setting:
         return f"LLMCLI_{self.name.upper()}"
 
 
+MOST_THREADS = 1024
 _OF_THE_MODEL = "the model's generation_config.json, else "
 SETTINGS = {
     each.name: each

@@ -4,7 +4,8 @@ Each input is a sound one of `fuzz_inputs`, damaged at random, and goes through 
 process. A finding is: a traceback or an internal error, more than two lines of complaint, an escape sequence on stderr,
 an exit code that is not documented, more than 5 s of computing, a worker that dies, or memory that grows by more than
 64 MiB and twice the input. Findings are printed, one JSON object a line, with the number that repeats them:
-`python tests/fuzz.py --only NUMBER`. The exit code is 1 where there is any.
+`python tests/fuzz.py --only NUMBER`. The last line tells the run: its seed and versions, inputs and exit codes of each
+kind, the slowest input and the largest growth of memory. The exit code is 1 where there is any finding.
 """
 
 import argparse
@@ -15,11 +16,14 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ from fuzz_inputs import KINDS, Bench
 
 CHUNK = 4000
 SECONDS = 5.0
-DEAD_SECONDS = 60
+DEAD_SECONDS = 60  # of computing; ten times as many of waiting, since a busy machine may stop a process for long
 GROWTH = 64 << 20
 CODES = {0, 1, 2, 3, 4, 5}
 
@@ -47,7 +51,9 @@ def check(bench: Bench, number: int, seed: int) -> dict[str, Any]:
         found = f"took {seconds:.1f} s"
     if found is None and grown > max(GROWTH, 2 * size):
         found = f"memory grew by {grown >> 20} MiB for {size} bytes"
-    return {"number": number, "kind": kind, "code": code, "found": found, "arguments": arguments, "stderr": err[-400:]}
+    measured = {"seconds": round(seconds, 3), "grown": grown}
+    told = {"number": number, "kind": kind, "code": code, "found": found, **measured}
+    return told | {"arguments": arguments, "stderr": err[-400:]}
 
 
 def run(arguments: list[str], stdin: bytes) -> tuple[int, str]:
@@ -86,40 +92,66 @@ def peak() -> int:
 def work(start: int, end: int, seed: int, place: Path) -> None:
     """A worker: runs inputs, and writes a line for each before and after."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.register(signal.SIGPROF, chain=True)  # and dies of it
     with tempfile.TemporaryDirectory() as folder, (place / "lines").open("w", buffering=1) as lines:
         bench = Bench(Path(folder))
         os.chdir(folder)
         run(["generate", "-m", str(bench.model), "-n", "2", "ab"], b"")  # imports what it needs
         for number in range(start, end):
             print(json.dumps({"number": number}), file=lines)
-            faulthandler.dump_traceback_later(DEAD_SECONDS, exit=True)
+            signal.setitimer(signal.ITIMER_PROF, DEAD_SECONDS)
+            faulthandler.dump_traceback_later(10 * DEAD_SECONDS, exit=True)
             print(json.dumps(check(bench, number, seed)), file=lines)
             faulthandler.cancel_dump_traceback_later()
 
 
-def survey(start: int, end: int, seed: int) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The findings of a range, and how many inputs ended with which code. A worker that dies is a finding too."""
-    findings: list[dict[str, Any]] = []
-    codes: Counter[str] = Counter()
-    command = [sys.executable, __file__, "--seed", str(seed), "--worker"]
+@dataclass
+class Tally:
+    """What a run came to."""
+
+    seed: int
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    codes: Counter[str] = field(default_factory=Counter)
+    slowest: dict[str, Any] = field(default_factory=dict)
+    largest: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, told: list[dict[str, Any]]) -> None:
+        self.codes.update(f"{each['kind']} {each['code']}" for each in told)
+        self.findings += [each for each in told if each["found"] is not None]
+        for each in told:
+            brief = {key: each[key] for key in ("number", "kind", "seconds", "grown")}
+            self.slowest = max(self.slowest or brief, brief, key=lambda one: one["seconds"])
+            self.largest = max(self.largest or brief, brief, key=lambda one: one["grown"])
+
+    def summary(self) -> dict[str, Any]:
+        names = ("llmcli", "torch", "tokenizers", "safetensors", "llguidance")
+        return {
+            "seed": self.seed,
+            "versions": {"python": sys.version.split()[0]} | {name: version(name) for name in names},
+            "inputs": self.codes.total(),
+            "findings": len(self.findings),
+            "slowest": self.slowest,
+            "largest_growth": self.largest,
+            "codes": dict(sorted(self.codes.items())),
+        }
+
+
+def survey(start: int, end: int, tally: Tally) -> None:
+    """Adds a range of inputs to a tally. A worker that dies is a finding too, and the next one goes on behind it."""
+    command = [sys.executable, __file__, "--seed", str(tally.seed), "--worker"]
     while start < end:
         with tempfile.TemporaryDirectory() as folder:
-            last = min(end, start + CHUNK)
-            done = subprocess.run([*command, str(start), str(last), folder], capture_output=True, check=False)
+            done = subprocess.run([*command, str(start), str(end), folder], capture_output=True, check=False)
             lines: list[dict[str, Any]] = []
             with contextlib.suppress(FileNotFoundError):
                 lines = [json.loads(line) for line in (Path(folder) / "lines").read_text().splitlines()]
-        told = [each for each in lines if "kind" in each]
-        codes.update(f"{each['kind']} {each['code']}" for each in told)
-        findings += [each for each in told if each["found"] is not None]
+        tally.add([each for each in lines if "kind" in each])
         if done.returncode == 0:
-            start = last
-            continue
+            return
         start = max((each["number"] for each in lines), default=start)
         said = done.stderr.decode("utf-8", "replace")[-1500:]
-        findings.append({"number": start, "found": f"the worker ended with {done.returncode}", "stderr": said})
+        tally.findings.append({"number": start, "found": f"the worker ended with {done.returncode}", "stderr": said})
         start += 1
-    return findings, codes
 
 
 def main() -> int:
@@ -138,17 +170,16 @@ def main() -> int:
             os.chdir(folder)
             print(json.dumps(check(Bench(Path(folder)), args.only, args.seed), indent=1))
         return 0
-    total, codes, began = 0, Counter[str](), time.monotonic()
-    for start in range(args.first, args.first + args.count, CHUNK):
-        end = min(args.first + args.count, start + CHUNK)
-        findings, some = survey(start, end, args.seed)
-        codes += some
-        total += len(findings)
-        for each in findings:
+    tally, began, last = Tally(args.seed), time.monotonic(), args.first + args.count
+    for start in range(args.first, last, CHUNK):
+        before, end = len(tally.findings), min(last, start + CHUNK)
+        survey(start, end, tally)
+        for each in tally.findings[before:]:
             print(json.dumps(each), flush=True)
-        print(f"{end - args.first} inputs, {total} findings, {time.monotonic() - began:.0f} s", file=sys.stderr)
-    print(json.dumps({"inputs": args.count, "findings": total, "codes": dict(sorted(codes.items()))}))
-    return 1 if total else 0
+        seconds = time.monotonic() - began
+        print(f"{end - args.first} inputs, {len(tally.findings)} findings, {seconds:.0f} s", file=sys.stderr)
+    print(json.dumps(tally.summary()))
+    return 1 if tally.findings else 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ class Bench:
         recipes = Path(__import__("llmcli").__file__).parent / "train" / "recipes"
         self.recipe = (recipes / "smoke.toml").read_bytes()
         self.sound_record = self.record.read_bytes()
+        os.environ["LLMCLI_MODEL"] = str(self.model)  # where a command line names none
         self.settings = folder / "config" / "llmcli" / "config.toml"
         self.settings.parent.mkdir(parents=True)
 
@@ -165,13 +167,13 @@ def _change(tree: Any, draw: random.Random) -> None:
         case 0:
             del node[key]
         case 1 if isinstance(node, dict):
-            node[draw.choice(["", "a", "type", "\x1b[31m", str(key) + "x"])] = draw.choice(VALUES)
+            node[draw.choice(["", "a", "type", "\x1b[31m", str(key) + "x"])] = deepcopy(draw.choice(VALUES))
         case 2 if isinstance(node[key], int | float) and not isinstance(node[key], bool):
             node[key] = draw.choice([node[key] * 2, -node[key], node[key] + 1, node[key] * 1e9, str(node[key])])
         case 3:
             node[key] = [node[key]]
         case _:
-            node[key] = draw.choice(VALUES)
+            node[key] = deepcopy(draw.choice(VALUES))
 
 
 def header(bench: Bench, draw: random.Random) -> Input:

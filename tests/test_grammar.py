@@ -102,6 +102,11 @@ def test_the_space_that_a_text_loses_at_its_start_is_not_counted_on(llama):
         llama.generate([1], choice=(" once",), seed=1)
 
 
+def test_text_that_is_certain_is_made_of_pieces_rather_than_bytes(llama):
+    """The model knows pieces; ids of single bytes are for what has none. Certain text is cut by no draw."""
+    assert llama.generate("ab", regex="a(b|c)", seed=1).ids[0] > 258
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_json_is_valid_or_said_to_be_cut(tiny, seed):
     result = tiny.generate("x", json_schema=PERSON, seed=seed, temperature=1.0, top_p=1.0, max_tokens=60)

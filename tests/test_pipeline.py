@@ -218,8 +218,9 @@ def test_what_cannot_be_loaded(folder):
         Pipeline.load(folder / "absent")
     with pytest.raises(UsageError, match="device"):
         Pipeline.load(folder, device="tpu")
-    with pytest.raises(UsageError, match="--threads"):
-        Pipeline.load(folder, threads=0)
+    for count in (0, 2**63):
+        with pytest.raises(UsageError, match="--threads"):
+            Pipeline.load(folder, threads=count)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")

@@ -87,6 +87,7 @@ def test_hashes_are_those_of_the_files(pipeline):
         {"ids": [True]},
         {"ids": "12"},
         {"threads": 0},
+        {"threads": 2**63},
         {"threads": True},
         {"files": {"a": 1}},
         {"prompt": 5},

@@ -17,6 +17,7 @@ SCHEMAS = {
     "generate": ("generate", "generate-batch", "generate-events", "record"),
     "replay": ("replay",),
     "tokenize": ("tokenize",),
+    "decode": ("decode",),
     "explain": ("explain",),
     "inspect-logits": ("inspect-logits",),
     "inspect-model": ("inspect-model",),
@@ -108,6 +109,13 @@ def validated(capfdbinary: Any, name: str, *arguments: object, code: int = 0) ->
 def test_tokenize(capfdbinary: Any, folder: Path, arguments: tuple[str, ...], key: str) -> None:
     assert key in validated(capfdbinary, "tokenize", "tokenize", "-m", folder, "--json", "né\nb", *arguments)
     assert key in validated(capfdbinary, "tokenize", "tokenize", "-m", folder, "--json", "", *arguments)
+
+
+def test_decode(capfdbinary: Any, folder: Path) -> None:
+    found = validated(capfdbinary, "decode", "decode", "-m", folder, "--json", "97,195,169", "256")
+    assert (found["ids"], found["text"]) == ([97, 195, 169, 256], "aé<|bos|>")
+    found = validated(capfdbinary, "decode", "decode", "-m", folder, "--json", "--skip-special", "195", "256")
+    assert (found["ids"], found["text"]) == ([195], "\ufffd")
 
 
 def test_tokenize_files_and_models(capfdbinary: Any, folder: Path, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from llmcli.cli.ids import parse_ids
-from llmcli.cli.io import is_terminal, iter_text, write_out
-from llmcli.cli.options import DEFAULT_MODEL, ModelOption
+from llmcli.cli.io import is_terminal, iter_text, write_json, write_out
+from llmcli.cli.options import DEFAULT_MODEL, JsonOption, ModelOption
+from llmcli.errors import UsageError
 from llmcli.resolve import resolve
 from llmcli.tokenizer import Tokenizer
 
@@ -21,6 +22,7 @@ def decode(
     model: ModelOption = DEFAULT_MODEL,
     skip_special: Annotated[bool, typer.Option("--skip-special", help="Leave special tokens out.")] = False,
     pieces: Annotated[bool, typer.Option("--pieces", help="Tokens as the vocabulary spells them, one a line.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Turn token ids into their text, exactly. Ids may be parted by spaces, commas or newlines, or stand in JSON.
 
@@ -28,14 +30,19 @@ def decode(
     Examples:
       $ llmcli decode 312 40 7
       $ llmcli tokenize "Hello, world!" | llmcli decode
+      $ llmcli decode --json 312 40 7
     """
+    if json and pieces:
+        raise UsageError("--json and --pieces ask for two different outputs", "give one of the two")
     if ids and ids != ["-"]:
         texts: Iterable[str] = [" ".join(ids)]
     else:
         texts = iter_text("-" if ids else None, None, what="ids", example="llmcli decode 312 40 7")
     tokenizer = Tokenizer.from_folder(resolve(model, need="tokenizer"))
     parts = _checked(tokenizer, parse_ids(texts), skip_special)
-    if pieces:
+    if json:
+        _write_json(tokenizer, parts, model)
+    elif pieces:
         _write_pieces(tokenizer, parts)
     else:
         _write_text(tokenizer, parts)
@@ -54,6 +61,15 @@ def _write_text(tokenizer: Tokenizer, parts: Iterator[list[int]]) -> None:
     for part in parts:
         write_out("".join([safe.push(stream.push(each)) for each in part]))
     write_out(safe.push(stream.finish()) + "\n")
+
+
+def _write_json(tokenizer: Tokenizer, parts: Iterator[list[int]], model: str) -> None:
+    stream, ids, texts = tokenizer.stream(), [], []
+    for part in parts:
+        ids += part
+        texts += [stream.push(each) for each in part]
+    text = "".join([*texts, stream.finish()])
+    write_json({"schema_version": 1, "model": model, "ids": ids, "text": text})
 
 
 def _write_pieces(tokenizer: Tokenizer, parts: Iterator[list[int]]) -> None:

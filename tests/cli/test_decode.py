@@ -94,6 +94,11 @@ def test_what_is_no_id_is_named(command: Command, ids: str, said: str) -> None:
     assert len(err.splitlines()) == 2
 
 
+def test_two_outputs_at_once_are_refused(command: Command) -> None:
+    code, out, err = command("--json", "--pieces", "1")
+    assert (code, out, err.splitlines()[0]) == (2, b"", "llmcli: --json and --pieces ask for two different outputs")
+
+
 def test_a_terminal_gets_a_newline_and_nothing_that_steers_it(shared: Path, tmp_path: Path) -> None:
     ids = tmp_path / "ids"
     # ESC ] 0 ; x BEL, a newline, text

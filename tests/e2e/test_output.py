@@ -1,6 +1,8 @@
 """Where output goes: a disk without room, a terminal that can do little, a locale that is not UTF-8."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import pexpect
 import pytest
+from hub_server import serve
+from tiny import write_model
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("LLMCLI_", "LC_", "LANG"))}
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "LLMCLI_THREADS": "1"}
@@ -61,3 +65,96 @@ def test_text_is_utf8_where_the_locale_is_not(model: Path) -> None:
     done = llmcli("tokenize", "--pieces", "-m", model, "naïve", LANG="C", LC_ALL="C", PYTHONCOERCECLOCALE="0")
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == "▁n\na\n<0xC3>\n<0xAF>\nve\n"
+
+
+@pytest.mark.parametrize(("how", "said"), [(None, "no space"), ("ro", "read-only")])
+def test_a_download_without_room_or_rights_is_said(model: Path, small_disk: Path, how: str | None, said: str) -> None:
+    if how is not None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(small_disk)], check=True)
+    with serve(model) as hub:
+        places = {"HF_HOME": str(small_disk), "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1"}
+        done = llmcli("models", "path", "org/name", **places)
+    assert (done.returncode, done.stdout) == (3, b"")
+    what, remedy = done.stderr.decode().splitlines()
+    assert said in what
+    assert "HF_HOME" in remedy
+    assert not list(small_disk.rglob("*.safetensors"))
+
+
+# Runs its arguments as command lines, each written as JSON, and tells what came of each.
+SEVERAL = """
+import json, sys
+from llmcli.__main__ import run
+for line in sys.argv[1:]:
+    code = run(json.loads(line))
+    sys.stdout.flush()
+    print(f"=={code}==", flush=True)
+"""
+TEXT = "Once upon a time"
+VIEWS: list[list[str]] = [
+    ["generate", "-q", "--greedy", "-n", "3", TEXT],
+    ["generate", "-q", "--greedy", "-n", "2", "--show-tokens", TEXT],
+    ["generate", "-q", "--num-samples", "2", "--seed", "1", "-n", "2", TEXT],
+    ["tokenize", TEXT],
+    ["explain", TEXT],
+    ["inspect-model"],
+    ["inspect-logits", TEXT],
+    ["inspect-logits", "--funnel", "--top-k", "9", TEXT],
+    ["inspect-positions", TEXT],
+    ["inspect-cache", TEXT],
+    ["inspect-attention", TEXT],
+    ["perplexity", __file__],
+]
+
+
+@pytest.mark.parametrize("term", ["dumb", "xterm-256color"])
+def test_no_view_breaks_at_ten_columns(model: Path, term: str) -> None:
+    """In a locale that is not UTF-8, too; and a dumb terminal gets no escape."""
+    lines = [json.dumps([each[0], "-m", str(model), *each[1:]]) for each in VIEWS]
+    environment = {**ENVIRONMENT, "TERM": term, "LC_ALL": "C"}
+    child = pexpect.spawn(
+        sys.executable, ["-c", SEVERAL, *lines], env=environment, dimensions=(24, 10), timeout=240, encoding="utf-8"
+    )
+    shown = child.read()
+    child.close()
+    parts = re.split(r"==(\d)==\r\n", shown)
+    assert parts[1::2] == ["0"] * len(VIEWS), shown[-2000:]
+    for view, part in zip(VIEWS, parts[::2], strict=False):
+        assert "Traceback" not in part, view
+        assert term != "dumb" or "\x1b" not in part, view
+
+
+HOSTILE = "\x1b]52;c;aGk=\x07\x1b[2J[red]\u202e\u200b" + "a" + "\u0301" * 40
+
+
+def test_hostile_names_and_metadata_never_steer_the_terminal(tmp_path: Path) -> None:
+    """Of folders, of files, and in a model's own configuration."""
+    folder = write_model(tmp_path / HOSTILE, max_position_embeddings=512)
+    odd = write_model(tmp_path / "odd")
+    config = json.loads((odd / "config.json").read_text())
+    (odd / "config.json").write_text(json.dumps(config | {"model_type": HOSTILE, HOSTILE: HOSTILE}))
+    absent = str(tmp_path / f"no{HOSTILE}")
+    commands = {
+        "0": [
+            ["inspect-model", "-m", str(folder)],
+            ["inspect-logits", "-m", str(folder), HOSTILE],
+            ["tokenize", "-m", str(folder), HOSTILE],
+            ["generate", "-m", str(folder), "-n", "2", "--greedy", "--stats", HOSTILE],
+            ["models", "path", str(folder)],
+        ],
+        "3": [["inspect-model", "-m", str(odd)], ["generate", "-m", absent, "a"]],
+        "2": [["generate", "-m", str(folder), "--file", absent], ["generate", HOSTILE, f"--{HOSTILE}"]],
+    }
+    lines = [json.dumps(each) for some in commands.values() for each in some]
+    environment = {**ENVIRONMENT, "NO_COLOR": "1", "TERM": "xterm"}
+    child = pexpect.spawn(
+        sys.executable, ["-c", SEVERAL, *lines], env=environment, dimensions=(24, 80), timeout=240, encoding="utf-8"
+    )
+    shown = child.read()
+    child.close()
+    assert re.findall(r"==(\d)==", shown) == [code for code, some in commands.items() for _ in some], shown
+    # Rich draws bold and dim without colour: sequences that change how the next characters look, and nothing else.
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+    assert not {c for c in text if not c.isprintable()} - set("\r\n\t"), ascii(text)
+    assert "[red]" in text
+    assert "\u0301" * 20 not in text

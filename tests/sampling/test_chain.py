@@ -2,7 +2,10 @@
 
 import itertools
 import math
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -132,3 +135,33 @@ def test_the_documented_order_of_all():
     ]  # fmt: skip
     greedy = SamplingParams(**{**vars(params), "temperature": 0.0, "mirostat": 0, "xtc_probability": 0.0})
     assert [each.name for each in filters(greedy, rules)] == names[:8]
+
+
+# A constraint that allows everything but the id 0.
+HELD: Any = SimpleNamespace(allowed=lambda _ids, _new: np.arange(6) > 0)
+
+
+def test_every_filter_says_whether_it_moves_logits_and_reads_the_text():
+    """What moves logits cuts none, and the funnel says so; what reads the text needs each id in its place."""
+    held = filters(SamplingParams(1.0, top_p=1.0, regex="a"), TokenRules(constraint=HELD))
+    chain = [*held, *filters(*made(SETTINGS))]
+    penalties = {"repetition-penalty", "frequency-penalty", "presence-penalty", "dry"}
+    moving = penalties | {"logit-bias", "temperature"}
+    assert {each.name for each in chain if each.moves} == moving
+    about_ids = {"regex", "logit-bias", "ban", "no-repeat-ngram", "min-tokens"}
+    assert {each.name for each in chain if each.reads_text} == penalties | about_ids
+    assert len(chain) == 17
+
+
+def test_a_constraint_comes_first_and_cuts_what_it_does_not_allow():
+    params = SamplingParams(1.0, top_p=1.0, json_schema="{}")
+    first, second = filters(params, TokenRules(constraint=HELD, bias={1: 1.0}))
+    assert (first.name, second.name) == ("json-schema", "logit-bias")
+    assert first(torch.zeros(6), Place([])).tolist() == [-torch.inf, 0, 0, 0, 0, 0]
+    [unnamed] = filters(SamplingParams(1.0, top_p=1.0), TokenRules(constraint=HELD))
+    assert unnamed.name == "constraint"
+
+
+def test_no_minimum_and_no_ends_are_no_filter():
+    assert filters(SamplingParams(1.0, top_p=1.0), TokenRules(ends=frozenset({1}))) == []
+    assert filters(SamplingParams(1.0, top_p=1.0, min_tokens=2)) == []

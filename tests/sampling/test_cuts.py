@@ -108,3 +108,25 @@ def test_the_bound_moves_against_the_error():
     assert next_mu(4.0, 0.25, 2.0, 0.1) == 4.0
     assert next_mu(4.0, 0.125, 2.0, 0.1) == pytest.approx(3.9)
     assert next_mu(4.0, 1.0, 2.0, 0.1) == pytest.approx(4.2)
+
+
+def test_the_bound_stays_where_it_is_without_mirostat():
+    sampler = Sampler(SamplingParams(1.0, top_p=1.0, mirostat_tau=3.0))
+    sampler.choose(torch.zeros(8), [], 0.5)
+    assert sampler.mu == 6.0
+
+
+@pytest.mark.parametrize("size", [30, 5000])
+def test_top_k_takes_the_first_of_many_equals(size):
+    """Also where just one of those at the edge fits, and where all do."""
+    values = torch.randint(0, 4, (size,), generator=torch.Generator().manual_seed(1)).float()
+    best = int((values == 3).sum())
+    order = (-values).argsort(stable=True).tolist()
+    for k in (1, 2, best - 1, best, best + 1, best + 2, size - 1, size):
+        assert kept(sampling.top_k(values, k)) == set(order[:k])
+
+
+def test_typical_takes_the_first_of_many_equals():
+    left = kept(sampling.typical(torch.zeros(5000), 0.5))
+    assert left == set(range(len(left)))
+    assert abs(len(left) - 2500) <= 1

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sampling.reference import dry_repeats
 
-from llmcli.sampling import Breakers, Place, dry, filters, frequency_penalty, presence_penalty
+from llmcli.sampling import (
+    Breakers,
+    Place,
+    dry,
+    filters,
+    frequency_penalty,
+    presence_penalty,
+    repetition_penalty,
+)
 from llmcli.sampling.penalties import _suffix_matches
 from llmcli.sampling_params import SamplingParams
 
@@ -24,6 +32,16 @@ def test_frequency_and_presence_by_the_published_formula(ids, penalty):
     assert frequency_penalty(values, ids, penalty).tolist() == pytest.approx(expected, abs=1e-5)
     expected = [x - (c > 0) * penalty for x, c in zip(values.tolist(), counts, strict=True)]
     assert presence_penalty(values, ids, penalty).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.3])
+def test_repetition_is_that_of_transformers(penalty):
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    ids = [0, 2, 2, 3, 5, 6]
+    values = torch.tensor([2.0, -2.0, 0.5, -0.5, 0.01, 0.0, -3.0])
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids]), values[None].clone())[0]
+    assert torch.equal(repetition_penalty(values, ids, penalty), expected)
 
 
 @pytest.mark.parametrize(("window", "seen"), [(-1, {1, 2, 3}), (0, set()), (1, {3}), (2, {2, 3}), (99, {1, 2, 3})])
