@@ -8,6 +8,10 @@ import pytest
 # The models of the tests are tiny: a second thread only waits for the first, the more so where the cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Nor is a terminal as wide as that of whoever runs the tests, which pytest's workers are told.
+for _size in ("COLUMNS", "LINES"):
+    os.environ.pop(_size, None)
+
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
