@@ -53,8 +53,13 @@ def installed(package: str) -> bool:
 
 def measure(who: Who, folder: Path, rounds: int, method: str, *given: int) -> Figures:
     """name -> seconds, one a round: of a method of each contender; the median where it gives several."""
-    everyone = {name: Remote(kind, folder, dtype) for name, (kind, dtype) in who.items()}
-    figures: Figures = {name: [] for name in who}
+    everyone: dict[str, Remote] = {}
+    for name, (kind, dtype) in who.items():
+        try:
+            everyone[name] = Remote(kind, folder, dtype)
+        except EOFError:
+            print(f"not compared, since it does not start: {name}", file=sys.stderr)
+    figures: Figures = {name: [] for name in everyone}
     for _ in range(rounds):
         for name, each in everyone.items():
             figures[name].append(median(each.ask(method, *given)))
@@ -124,7 +129,10 @@ def compare(shape: str, work: Path, rounds: int, only: str) -> None:
     if only in ("all", "memory"):
         print("\npeak memory beyond `import torch`, MB")
         for name, (kind, dtype) in who.items():
-            print(f"{name:24}{peak(kind, folder, dtype):>10.0f}", flush=True)
+            try:
+                print(f"{name:24}{peak(kind, folder, dtype):>10.0f}", flush=True)
+            except EOFError:
+                print(f"not compared, since it does not start: {name}", file=sys.stderr)
 
 
 def main() -> None:

@@ -42,6 +42,8 @@ def make(name: str, folder: Path) -> Path:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    special = {f"{name}_token": letters[0] for name in ("bos", "eos", "unk")}  # some converters want all three
+    (target / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
     tokenizer.save(str(target / "tokenizer.json"))
     return target
 
