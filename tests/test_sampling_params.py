@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -36,7 +37,10 @@ def test_a_value_out_of_range_names_its_flag(field, value, flag):
 
 
 def test_edges_are_allowed():
-    SamplingParams(temperature=0, top_k=0, top_p=0, min_p=1, typical_p=1, max_tokens=0, seed=0)
+    SamplingParams(temperature=0, top_k=0, top_p=0, min_p=1, typical_p=1, max_tokens=0, seed=0, logprobs=0)
+    SamplingParams(seed=2**63 - 1)
+    SamplingParams(penalty_window=-1, dry_penalty_last_n=-1, dry_allowed_length=1, dry_base=1)
+    SamplingParams(repetition_penalty=1e-6, logit_bias={5: 1e6, 6: -1e6})
     assert SamplingParams(temperature=0).greedy
     assert not SamplingParams(temperature=1e-9).greedy
     assert SamplingParams(stop="end").stop == ("end",)
@@ -116,10 +120,44 @@ def test_values_are_brought_to_one_form():
     assert isinstance(hash(params), int)
 
 
-@pytest.mark.parametrize("extra", [{"mirostat": 2}, {"xtc_probability": 0.5}])
-def test_what_draws_by_chance_is_not_greedy(extra):
-    with pytest.raises(UsageError, match="temperature 0"):
+@pytest.mark.parametrize(
+    ("extra", "flag"), [({"mirostat": 2}, "--mirostat"), ({"xtc_probability": 0.5}, "--xtc-probability")]
+)
+def test_what_draws_by_chance_is_not_greedy(extra, flag):
+    with pytest.raises(UsageError, match=f"{flag} is given, and temperature 0"):
         merged({}, {"greedy": True, **extra})
+
+
+@pytest.mark.parametrize(("field", "value"), [("regex", ""), ("regex", 5), ("grammar", ""), ("json_schema", 1.5)])
+def test_a_constraint_is_a_text(field, value):
+    with pytest.raises(UsageError, match="--" + field.replace("_", "-")):
+        SamplingParams(**{field: value})
+
+
+def test_two_constraints_exclude_each_other():
+    with pytest.raises(UsageError, match=r"^--regex and --choice exclude each other$"):
+        SamplingParams(regex="a", choice=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reach"),
+    [
+        ("top_k", -1, "of 0 or more"),
+        ("seed", -1, f"from 0 to {2**63 - 1}"),
+        ("top_p", 2, "of 0 or more, at most 1"),
+        ("typical_p", 0, "above 0, at most 1"),
+        ("temperature", -1, "of 0 or more$"),
+    ],
+)
+def test_the_remedy_says_how_far_a_value_may_go(field, value, reach):
+    with pytest.raises(UsageError) as caught:
+        SamplingParams(**{field: value})
+    assert re.search(reach, caught.value.remedy)
+
+
+def test_typical_p_is_a_share():
+    with pytest.raises(UsageError, match="--typical-p"):
+        SamplingParams(typical_p=1.5)
 
 
 def test_with_mirostat_only_cuts_that_were_asked_for_are_made():

@@ -130,3 +130,11 @@ def test_typical_takes_the_first_of_many_equals():
     left = kept(sampling.typical(torch.zeros(5000), 0.5))
     assert left == set(range(len(left)))
     assert abs(len(left) - 2500) <= 1
+
+
+def test_a_bound_that_is_met_exactly_is_met():
+    halves = torch.tensor([0.6931472, 0.0, 0.0])  # probabilities 1/2, 1/4, 1/4 to the last bit
+    assert kept(sampling.top_p(halves, 0.5)) == {0}
+    quarters = torch.zeros(4)
+    assert kept(sampling.xtc(quarters, 1.0, 0.25, 0.0)) == {3}
+    assert kept(sampling.mirostat(quarters, 2.0)) == {0, 1, 2, 3}
