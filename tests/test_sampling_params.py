@@ -195,3 +195,9 @@ def test_a_filter_that_was_set_must_be_among_those_that_run():
 def test_it_needs_no_torch():
     code = "import sys, llmcli.sampling_params; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_greedy_needs_no_temperature_among_the_samplers_and_excuses_nothing_else():
+    assert merged({}, {"temperature": 0, "samplers": "top-k", "top_k": 3}).greedy
+    with pytest.raises(UsageError, match="--top-k is given, and --samplers does not name top-k"):
+        merged({}, {"temperature": 0, "samplers": "top-p", "top_k": 3})
