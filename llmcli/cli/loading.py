@@ -16,6 +16,15 @@ def load(model: str, **how: Any) -> "Pipeline":
     folder = resolve(model)
     _read_ahead(folder)
     gc.disable()  # what is imported stays: to look through it again and again takes a tenth of the start
+    try:
+        pipeline = _load(model, folder, how)
+        gc.freeze()
+    finally:
+        gc.enable()
+    return pipeline
+
+
+def _load(model: str, folder: Path, how: dict[str, Any]) -> "Pipeline":
     from concurrent.futures import ThreadPoolExecutor
 
     from llmcli.tokenizer import Tokenizer
@@ -30,8 +39,6 @@ def load(model: str, **how: Any) -> "Pipeline":
     from llmcli.model import heap
 
     heap.keep()
-    gc.freeze()
-    gc.enable()
     return pipeline
 
 

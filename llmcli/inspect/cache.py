@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from llmcli.errors import ContextLengthError, UsageError
 from llmcli.generation import decode_step, prefill
 from llmcli.inspect.model_tree import cache_bytes
 from llmcli.inspect.running import ShownToken, batch_of, fitting_ids, shown_token, shown_tokens
-from llmcli.model.cache import kv_dtype_name
+from llmcli.model.cache import kv_dtype_name, read_as
 
 if TYPE_CHECKING:
     from llmcli.pipeline import Pipeline, Prompt
@@ -109,7 +109,7 @@ def cache_report(pipeline: "Pipeline", text: "Prompt", *, max_tokens: int = 32) 
     parallel, prefill_ms = _timed(lambda: _parallel(pipeline, ids))
     by_token, one_by_one_ms = _timed(lambda: _one_by_one(pipeline, ids))
     scale = max(1.0, float(parallel.abs().max()))
-    kept_in = cache_dtype(pipeline)
+    kept_in = pipeline.model.kv_dtype or read_as(cast(Tensor, pipeline.model.norm.weight))
     size = kept_in.itemsize
     steps = _steps(pipeline, ids, max_tokens, scale, size)
     return CacheReport(
@@ -126,14 +126,6 @@ def cache_report(pipeline: "Pipeline", text: "Prompt", *, max_tokens: int = 32) 
         one_by_one_ms=one_by_one_ms,
         scale=scale,
     )
-
-
-def cache_dtype(pipeline: "Pipeline") -> torch.dtype:
-    """What new caches keep keys and values in: what was asked for, else what attention reads them in, on a CPU
-    float32 and elsewhere the dtype of the hidden states."""
-    if pipeline.model.kv_dtype is not None:
-        return pipeline.model.kv_dtype
-    return torch.float32 if pipeline.device == "cpu" else pipeline.model.embedding.weight.dtype
 
 
 def _steps(pipeline: "Pipeline", ids: list[int], count: int, scale: float, size: int) -> list[CacheStep]:

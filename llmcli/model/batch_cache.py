@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmcli.model.cache import LayerStore
+from llmcli.model.cache import LayerStore, read_as
 from llmcli.model.config import ModelConfig
 
 _CHUNK = 128
@@ -122,7 +122,7 @@ class _LayerRows:
                     buffer[row, :, :length] = stored[text, :, :length]
                 else:
                     buffer[row, :, self._slots(torch.arange(start, length))] = stored[text, :, start:length]
-            read.append(stored.to(_read_as(tensor)))
+            read.append(stored.to(read_as(tensor)))
         return read[0], read[1]
 
     def step(self, new: Kept, positions: Tensor, longest: int) -> Kept:
@@ -133,7 +133,7 @@ class _LayerRows:
         end = longest if self.window is None else min(longest, self.window)
         for buffer, tensor in zip(self._buffers, new, strict=True):
             buffer[rows, :, slots] = tensor[:, :, 0].to(buffer.dtype)
-        keys, values = (buffer[:count, :, :end].to(_read_as(new[0])) for buffer in self._buffers)
+        keys, values = (buffer[:count, :, :end].to(read_as(new[0])) for buffer in self._buffers)
         return keys, values
 
     def copy(self, row: int, length: int) -> Kept:
@@ -165,17 +165,12 @@ class _LayerRows:
         size = size if self.window is None else min(size, self.window)
         _, heads, _, width = like.shape
         grown = [
-            torch.zeros(self._rows, heads, size, width, dtype=self._dtype or _read_as(like), device=like.device)
+            torch.zeros(self._rows, heads, size, width, dtype=self._dtype or read_as(like), device=like.device)
             for _ in range(2)
         ]
         for buffer, before in zip(grown, self._buffers, strict=False):
             buffer[:, :, :old] = before
         self._buffers = grown
-
-
-def _read_as(keys: Tensor) -> torch.dtype:
-    """What attention computes in, see `model.cache`."""
-    return torch.float32 if keys.device.type == "cpu" else keys.dtype
 
 
 @dataclass

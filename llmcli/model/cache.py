@@ -27,6 +27,12 @@ def kv_dtype_name(dtype: torch.dtype | None) -> str:
     return next(name for name, each in KV_DTYPES.items() if each == dtype)
 
 
+def read_as(like: Tensor) -> torch.dtype:
+    """What attention reads keys and values in: on a CPU float32, elsewhere the dtype of the hidden states, which `like`
+    has."""
+    return torch.float32 if like.device.type == "cpu" else like.dtype
+
+
 class LayerStore(Protocol):
     """Where a layer's attention leaves new keys and values, and gets those that its queries may look at."""
 
@@ -59,11 +65,11 @@ class LayerCache:
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the new tokens' keys and values; returns those that the new queries may see, oldest first: on a CPU in
         float32, elsewhere in the dtype of `keys`."""
-        read_as = torch.float32 if keys.device.type == "cpu" else keys.dtype
+        dtype = read_as(keys)
         new = keys.shape[2]
         self._drop_unseen(new)
         end = self._used + new
-        self._reserve(end, keys, self.dtype or read_as)
+        self._reserve(end, keys, self.dtype or dtype)
         assert self._keys is not None
         assert self._values is not None
         self._keys.narrow(2, self._used, new).copy_(keys)
@@ -71,7 +77,7 @@ class LayerCache:
         self._used = end
         start = 0 if self.window is None else max(0, end - (self.window - 1 + new))
         seen = end - start
-        return self._keys.narrow(2, start, seen).to(read_as), self._values.narrow(2, start, seen).to(read_as)
+        return self._keys.narrow(2, start, seen).to(dtype), self._values.narrow(2, start, seen).to(dtype)
 
     def _drop_unseen(self, new: int) -> None:
         """Moves a sliding layer's last window - 1 keys to the front once the buffer would have to grow."""

@@ -43,6 +43,12 @@ class Form(ABC):
         """The matrix as it is multiplied, (out_features, in_features) float32: a copy."""
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none", way: str = "") -> Tensor:
+    """oneDNN's product with a packed or plain weight, and an activation as `ONEDNN` names it."""
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], way)
+    return y
+
+
 class Float32(Form):
     """Blocked by oneDNN: twice the bandwidth of the plain layout for one row, and as many rows as one costs."""
 
@@ -55,8 +61,7 @@ class Float32(Form):
         self._bias = None if bias is None else bias.float()
 
     def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
-        return y
+        return _product(x, self._packed, self._bias)
 
     def dense(self) -> Tensor:
         weight: Tensor = self._packed.to_dense()
@@ -72,15 +77,12 @@ class BFloat16(Form):
         self._bias = None if bias is None else bias.bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self._packed, self._bias, "none", [], "")
-        return y
+        return _product(x.bfloat16(), self._packed, self._bias)
 
     def activated(self, x: Tensor, activation: str) -> Tensor:
         if activation not in ONEDNN:
             return super().activated(x, activation)
-        name, way = ONEDNN[activation]
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), self._packed, self._bias, name, [], way)
-        return y
+        return _product(x.bfloat16(), self._packed, self._bias, *ONEDNN[activation])
 
     def dense(self) -> Tensor:
         weight: Tensor = self._packed.to_dense().float()
@@ -119,10 +121,7 @@ class Float16(Form):
     def activated(self, x: Tensor, activation: str) -> Tensor:
         if x.numel() == x.shape[-1] or self._weight.numel() > _SCRATCH or activation not in ONEDNN:
             return super().activated(x, activation)
-        weight = self._converted(self._weight)
-        name, way = ONEDNN[activation]
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(x.bfloat16(), weight, self._bias16, name, [], way)
-        return y
+        return _product(x.bfloat16(), self._converted(self._weight), self._bias16, *ONEDNN[activation])
 
     def _many(self, x: Tensor) -> Tensor:
         rows = max(1, _SCRATCH // self._weight.shape[1])
