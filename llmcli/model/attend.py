@@ -2,6 +2,7 @@
 
 On a CPU, PyTorch's own kernel is best for few queries. For many it takes as long in bfloat16 as in float32: 512 queries
 against as many keys, 12 heads of 64 channels, 2 threads: 5.8 milliseconds, and 2.9 in blocks of products in bfloat16.
+With the gradient, 16 rows of 256 tokens, 6 heads on 2, 1 thread: 86 milliseconds and 38.
 """
 
 from functools import cache
@@ -55,12 +56,13 @@ def attend(
     """softmax(QK^T * scale) V under the mask (None: the causal rule alone, as `causal_mask` says).
 
     q (batch, heads, queries, d); k, v (batch, kv_heads, keys, d), a kv head for each group of heads -> (batch, heads,
-    queries, d), in bfloat16 perhaps where the model's activations are `rounded` to 16 bits or fewer anyway.
+    queries, d), in bfloat16 perhaps where the model's activations are `rounded` to 16 bits or fewer anyway, or the
+    matrix products of a training step are.
     """
     queries = q.shape[2]
     if softcap:
         return _softcapped(q, k, v, mask, scale, softcap)
-    if mask is None and queries >= _BLOCK and rounded and q.device.type == "cpu" and _fast_bfloat16():
+    if mask is None and queries >= _BLOCK and q.device.type == "cpu" and (rounded or _autocast()) and _fast_bfloat16():
         return _blocks(q, k, v, scale)
     grouped = q.shape[1] != k.shape[1]
     causal = mask is None and queries > 1
@@ -75,15 +77,15 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     q = (q * scale).bfloat16()
     k, v = k.bfloat16().flatten(0, 1), v.bfloat16().flatten(0, 1)
     ahead = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool).triu(1)
-    out = torch.empty(batch, heads, queries, width, dtype=torch.bfloat16)
+    out = []
     for start in range(0, queries, _BLOCK):
         end = min(start + _BLOCK, queries)
         size = end - start
         rows = q[:, :, start:end].reshape(len(k), group * size, width)
         scores = torch.bmm(rows, k[:, :end].transpose(1, 2))
         scores.view(len(k), group, size, end)[..., start:].masked_fill_(ahead[:size, :size], float("-inf"))
-        out[:, :, start:end] = torch.bmm(scores.softmax(-1), v[:, :end]).view(batch, heads, size, width)
-    return out
+        out.append(torch.bmm(scores.softmax(-1), v[:, :end]).view(batch, heads, size, width))
+    return torch.cat(out, dim=2)
 
 
 def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float) -> Tensor:
@@ -98,3 +100,7 @@ def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: flo
 @cache
 def _fast_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
+
+
+def _autocast() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16

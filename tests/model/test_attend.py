@@ -34,6 +34,20 @@ def test_blocks_in_bfloat16(monkeypatch: pytest.MonkeyPatch, queries: int, kv_he
     assert not torch.equal(again[:, :, -1], found[:, :, -1])
 
 
+@needs_bfloat16
+def test_a_training_step_in_bfloat16_goes_through_blocks_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    q, k, v, towards = (torch.randn(2, heads, 200, 32, generator=generator) for heads in (4, 2, 2, 4))
+    given = [each.requires_grad_() for each in (q, k, v)]
+    wanted = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.2, enable_gqa=True)
+    exact = torch.autograd.grad(wanted, given, towards)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend.attend(q, k, v, None, scale=0.2, softcap=0.0, rounded=False)
+    for one, other in zip(torch.autograd.grad(found, given, towards.bfloat16()), exact, strict=True):
+        assert float((one - other).norm() / other.norm()) < 2e-2
+
+
 @torch.inference_mode()
 def test_nothing_is_rounded_unless_it_is_anyway() -> None:
     generator = torch.Generator().manual_seed(1)
