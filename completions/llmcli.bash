@@ -363,13 +363,14 @@ _llmcli() {
             esac
             ;;
         ' train')
-            options='--out -o --recipe --valid --tokenizer --resume --steps --until --batch-tokens --learning-rate --seed --dtype --set --export --plot --png --device --threads --quiet -q --debug -h --help'
+            options='--out -o --recipe --valid --tokenizer --init --resume --steps --until --batch-tokens --learning-rate --seed --dtype --set --export --plot --png --json --device --threads --quiet -q --debug -h --help'
             argument='text'
             case $previous in
                 --out|-o) _llmcli_value folder; return ;;
                 --recipe) _llmcli_value file; return ;;
                 --valid) _llmcli_value file; return ;;
                 --tokenizer) _llmcli_value folder; return ;;
+                --init) _llmcli_value model; return ;;
                 --steps) _llmcli_value text; return ;;
                 --until) _llmcli_value text; return ;;
                 --batch-tokens) _llmcli_value text; return ;;

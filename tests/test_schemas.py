@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 from tiny import write_model
+from train.small import write_corpus, write_recipe
 
 from llmcli.__main__ import run
 from llmcli.cli.app import COMMANDS, load_command
@@ -27,6 +28,7 @@ SCHEMAS = {
     "perplexity": ("perplexity",),
     "bench": ("bench",),
     "quantize": ("quantize",),
+    "train": ("train", "train-export", "train-plot"),
     "models": ("models",),
     "config show": ("config",),
 }
@@ -143,6 +145,47 @@ def test_speed_and_storage(capfdbinary: Any, folder: Path, tmp_path: Path) -> No
     found = validated(capfdbinary, "bench", "bench", folder, "--json", *lengths)
     assert [len(found[each]) for each in ("prefill", "decode")] == [1, 1]
     assert validated(capfdbinary, "quantize", "quantize", folder, tmp_path / "out", "--json")["bytes"] > 0
+
+
+def test_training(capfdbinary: Any, folder: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus.jsonl")
+    write_recipe(tmp_path / "small.toml")
+    begin = ("train", tmp_path / "corpus.jsonl", "--recipe", tmp_path / "small.toml", "--out", tmp_path / "run")
+    more = ("--json", "--quiet", "--threads", 1, "--device", "cpu")
+    found = validated(capfdbinary, "train", *begin, *more, "--until", 2)
+    assert (found["init"], found["steps"], found["planned_steps"], found["tokens_seen"]) == ("", 2, 12, 512)
+    assert (found["valid_step"], found["valid_bits_per_byte"]) == (None, None)
+    found = validated(capfdbinary, "train", *begin, *more, "--resume", "--until", 6)
+    assert (found["steps"], found["valid_step"]) == (6, 4)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert (found["loss"], found["bits_per_byte"]) == (lines[-1]["loss"], lines[-1]["bits_per_byte"])
+    assert [line["bits_per_byte"] for line in lines if line["kind"] == "valid"] == [found["valid_bits_per_byte"]]
+    # Nothing is left to do: the log still says how it went.
+    again = validated(capfdbinary, "train", *begin, *more, "--resume", "--until", 6)
+    assert again | {"seconds": found["seconds"]} == found
+    export = ("train", "--out", tmp_path / "run", "--export", tmp_path / "model", "--json")
+    assert validated(capfdbinary, "train-export", *export) == {
+        "schema_version": 1,
+        "folder": str(tmp_path / "model"),
+        "steps": 6,
+    }
+    found = validated(capfdbinary, "train", *begin[:-1], tmp_path / "tuned", *more, "--until", 1, "--init", folder)
+    assert found["init"] == str(folder)
+
+
+def test_training_curves(capfdbinary: Any, tmp_path: Path) -> None:
+    names = []
+    for size in (1000, 2000, 4000):
+        lines: list[dict[str, Any]] = [{"kind": "run", "step": 0, "parameters": size, "tokens_per_step": 9}]
+        lines += [{"kind": "step", "step": step, "bits_per_byte": 900 / size + step} for step in (0, 1)]
+        names.append(tmp_path / f"{size}.jsonl")
+        names[-1].write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = validated(capfdbinary, "train-plot", "train", "--plot", *names, "--json")
+    assert [len(found["runs"]), len(found["laws"])] == [3, 2]
+    names[0].write_text('{"kind": "step", "step": 0, "bits_per_byte": Infinity}\n')
+    found = validated(capfdbinary, "train-plot", "train", "--plot", *names, "--json")
+    assert found["laws"] == []
+    assert found["runs"][0]["training"] == [[0, None]]
 
 
 def test_models_and_settings(capfdbinary: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,17 +6,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llmcli.cli.io import is_terminal, note, write_out
-from llmcli.cli.options import DeviceOption, QuietOption, ThreadsOption
+from llmcli.cli.io import is_terminal, note, write_json, write_out
+from llmcli.cli.options import DeviceOption, JsonOption, QuietOption, ThreadsOption
 from llmcli.errors import UsageError
 from llmcli.settings import usable_cores
 
 if TYPE_CHECKING:
     from llmcli.render.training import View
     from llmcli.train.log import Event
+    from llmcli.train.origin import Origin
     from llmcli.train.recipe import Recipe
+    from llmcli.train.run import Request
 
 EXAMPLE = "llmcli train books/ --out runs/mine --recipe smoke"
+_WITHOUT_INIT = {
+    "--plot": "leave out --init: --plot draws logs and trains nothing",
+    "--export": "leave out --init: --export writes a checkpoint and trains nothing",
+    "--tokenizer": "leave out --tokenizer: a model goes on with its own",
+}
 
 
 def train(
@@ -50,6 +57,15 @@ def train(
             "--tokenizer", metavar="FOLDER", show_default="a vocabulary of its own", help="Use this tokenizer."
         ),
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="MODEL",
+            show_default="random weights",
+            help="Begin with the weights, tokenizer and shape of this model: a name, a folder or a hub id.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")] = False,
     steps: Annotated[int | None, typer.Option("--steps", metavar="N", help="Optimizer steps in all.")] = None,
     until: Annotated[
@@ -75,6 +91,7 @@ def train(
     png: Annotated[
         Path | None, typer.Option("--png", metavar="FILE", help="With --plot: draw them into this PNG.")
     ] = None,
+    json: JsonOption = False,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
@@ -85,16 +102,25 @@ def train(
     --resume, with the same numbers. With torchrun several processes share the work. Built-in recipes: stories,
     stories-gpt2, smoke.
 
+    --init trains a model further (fine-tuning), in a run of its own: the model's shape stands in for that of the
+    recipe, whatever else the recipe says holds, and the first validation comes before the first step. A run that goes
+    on with --resume needs no --init, and does not begin again with it.
+
+    --json gives the figures of a run that ended, what --export wrote, or the numbers that --plot draws.
+
     \b
     Examples:
       $ llmcli train books/ --out runs/mine --recipe smoke
       $ llmcli train books/ --out runs/mine --resume
       $ llmcli train corpus.jsonl.xz --valid held-out.txt --out runs/mine --steps 500 --set shape.layers=4
+      $ llmcli train letters/ --init stories --recipe smoke --set optimizer.kind=adamw --learning-rate 3e-4
       $ torchrun --nproc-per-node 2 -m llmcli train books/ --out runs/mine
       $ llmcli train --plot runs/a runs/b runs/c --png scaling.png
     """
+    if init is not None:
+        _check_alone({"--plot": plot, "--export": export is not None, "--tokenizer": tokenizer is not None})
     if plot:
-        _plot(corpus or [], png)
+        _plot(corpus or [], png, json, quiet)
         return
     if png is not None:
         raise UsageError("--png is given without --plot", "add --plot and the logs to draw")
@@ -108,17 +134,42 @@ def train(
     if not (corpus or recipe or resume or export):
         raise UsageError("no corpus given", f"for example: {EXAMPLE}")
     table, stored = _table(recipe, out, resume=resume or export is not None)
-    chosen = _recipe(table, flags, assign or [])
+    origin = _origin(init, stored)
+    chosen = _recipe(table, flags, assign or [], origin)
     out = out or Path("runs") / chosen.name
     if export is not None:
-        from llmcli.train.run import export_checkpoint
-
-        done = export_checkpoint(chosen, out, export)
-        if not quiet:
-            note(f"the model after {done} steps is in {export}: llmcli generate -m {export}")
+        _export(chosen, out, export, origin, json, quiet)
         return
+    from llmcli.train.run import Request
+
     paths, held_out = _texts(chosen, corpus or [], valid, stored)
-    _train(chosen, paths, held_out, out, tokenizer, resume, until, device, threads or usable_cores(), quiet)
+    request = Request(chosen, paths, held_out, out, tokenizer, resume, until, origin)
+    _train(request, device, threads or usable_cores(), json, quiet)
+
+
+def _check_alone(given: dict[str, bool]) -> None:
+    """Raises UsageError for an option that --init is given with, and cannot be."""
+    option = next((option for option, is_given in given.items() if is_given), None)
+    if option is not None:
+        raise UsageError(f"--init and {option} are both given", _WITHOUT_INIT[option])
+
+
+def _origin(init: str | None, stored: dict[str, Any]) -> "Origin":
+    """What a new run begins with, or what the run to be continued began with.
+
+    Raises UsageError where that is another model than --init names, ModelError for a model that cannot be read.
+    """
+    from llmcli.train.origin import Origin, find_origin, stored_origin
+
+    if not stored:
+        return Origin() if init is None else find_origin(init)
+    origin = stored_origin(stored)
+    if init is not None and (not origin.name or Path(init).resolve() != Path(origin.name).resolve()):
+        raise UsageError(
+            f"this run began with {origin.name or 'random weights'}, not with {init}",
+            "leave out --init, or give another --out",
+        )
+    return origin
 
 
 def _table(recipe: str | None, out: Path | None, *, resume: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -139,13 +190,22 @@ def _table(recipe: str | None, out: Path | None, *, resume: bool) -> tuple[dict[
     return named, facts
 
 
-def _recipe(table: dict[str, Any], flags: dict[str, Any], assignments: list[str]) -> "Recipe":
+def _recipe(table: dict[str, Any], flags: dict[str, Any], assignments: list[str], origin: "Origin") -> "Recipe":
+    """The recipe to train by, its shape that of the model that the run begins with. Raises UsageError."""
+    import dataclasses
+
     from llmcli.train.distributed import process_count
     from llmcli.train.recipe import Override, build_recipe, parse_assignment
     from llmcli.train.validate import FLAGS, check_recipe
 
     overrides: list[Override] = [Override(k, v, FLAGS[k]) for k, v in flags.items() if v is not None]
-    recipe = build_recipe(table, [*map(parse_assignment, assignments), *overrides])
+    assigned = [parse_assignment(each) for each in assignments]
+    if origin.shape is not None:
+        for each in assigned:
+            if each.key.split(".")[0] == "shape":
+                raise UsageError(f"{each.source}: the shape is that of {origin.name}", "leave it out")
+        table = {**table, "shape": dataclasses.asdict(origin.shape)}
+    recipe = build_recipe(table, [*assigned, *overrides])
     check_recipe(recipe, process_count())
     return recipe
 
@@ -162,26 +222,28 @@ def _texts(
     return tuple(map(Path, names)), valid or (Path(text) if text else None)
 
 
-def _train(
-    recipe: "Recipe",
-    corpus: tuple[Path, ...],
-    valid: Path | None,
-    out: Path,
-    tokenizer: Path | None,
-    resume: bool,
-    until: int | None,
-    device: str,
-    threads: int,
-    quiet: bool,
-) -> None:
+def _export(recipe: "Recipe", out: Path, folder: Path, origin: "Origin", json: bool, quiet: bool) -> None:
+    from llmcli.train.run import export_checkpoint
+
+    done = export_checkpoint(recipe, out, folder, origin)
+    if json:
+        write_json({"schema_version": 1, "folder": str(folder), "steps": done})
+    elif not quiet:
+        note(f"the model after {done} steps is in {folder}: llmcli generate -m {folder}")
+
+
+def _train(request: "Request", device: str, threads: int, json: bool, quiet: bool) -> None:
     from llmcli.device import choose_device, set_threads
+    from llmcli.model import heap
     from llmcli.train.distributed import joined
-    from llmcli.train.run import Request, train
+    from llmcli.train.run import train
 
     set_threads(threads)
-    request = Request(recipe, corpus, valid, out, tokenizer, resume, until)
+    heap.keep()
     with joined(choose_device(device)) as world, _view(quiet or not world.leads) as view:
-        train(request, world, _Watcher(view))
+        figures = train(request, world, _Watcher(view))
+    if json and figures:
+        write_json({"schema_version": 1, **figures})
 
 
 class _Watcher:
@@ -206,19 +268,21 @@ def _view(silent: bool) -> "View":
     return LiveView(Console(stderr=True, highlight=False, markup=False))
 
 
-def _plot(logs: list[Path], png: Path | None) -> None:
+def _plot(logs: list[Path], png: Path | None, json: bool, quiet: bool) -> None:
     if not logs:
         raise UsageError("--plot is given no logs", "for example: llmcli train --plot runs/mine/log.jsonl")
     import shutil
 
     from llmcli.render.plot import draw, save_png
-    from llmcli.train.plots import charts_of
+    from llmcli.train.plots import charts_of, figures_of
 
     charts, notes = charts_of(logs)
     if png is not None:
         save_png(charts, png)
-    else:
+    if json:
+        write_json({"schema_version": 1, **figures_of(logs)[0]})
+    elif png is None:
         width = shutil.get_terminal_size((80, 24)).columns
         write_out("\n".join(draw(chart, width) for chart in charts))
-    for each in notes:
+    for each in [] if quiet else notes:
         note(f"note: {each}")

@@ -8,9 +8,10 @@ from llmcli.files import write_whole
 from llmcli.model.export import save_model
 from llmcli.model.transformer import CausalLM
 from llmcli.sampling_params import DEFAULT_TEMPERATURE, DEFAULT_TOP_P
-from llmcli.tokenizer_engine import load_engine
+from llmcli.tokenizer import Tokenizer
+from llmcli.tokenizer_engine import load_engine, read_json
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 def export_model(model: CausalLM, tokenizer: Path, folder: Path, dtype: str) -> None:
@@ -47,3 +48,15 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             write_whole(folder / name, (source / name).read_bytes())
+
+
+def take_tokenizer(source: Path, folder: Path) -> None:
+    """`copy_tokenizer`, and the beginning-of-text token is named where only the model's config.json says it, which is
+    not copied. Raises TokenizerError."""
+    copy_tokenizer(source, folder)
+    tokenizer = Tokenizer.from_folder(source)
+    if tokenizer.bos_id is None or Tokenizer.from_folder(folder).bos_id == tokenizer.bos_id:
+        return
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) | {"bos_token": tokenizer.piece(tokenizer.bos_id)}
+    write_whole(path, json.dumps(settings, indent=2).encode() + b"\n")

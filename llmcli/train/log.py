@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,16 @@ class Log:
     def write(self, event: Event) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(event.line())
+
+
+def last_values(path: Path) -> dict[str, dict[str, Any]]:
+    """The last line of each kind in a log; what cannot be read is passed over, and NaN is None."""
+    last: dict[str, dict[str, Any]] = {}
+    for text in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            line = json.loads(text, parse_constant=lambda _: None)
+            last[line["kind"]] = line
+    return last
 
 
 def _before(line: Mapping[str, Any], step: int) -> bool:

@@ -26,7 +26,8 @@ from llmcli.train.tokens import TokenFile
 class Trainer:
     """A run in a folder: `checkpoint.safetensors`, `log.jsonl`. The model lies on the world's device.
 
-    `facts` are written into log and checkpoint; `sample` gives a text of the model now and then.
+    `facts` are written into log and checkpoint: with `init`, the name of the model that the run begins with, validation
+    begins before the first step. `sample` gives a text of the model now and then.
     """
 
     def __init__(
@@ -74,11 +75,17 @@ class Trainer:
         if self.world.leads:
             log.begin(self._facts(), self.step)
         yield Event("run", self.step, self._facts())
+        for event in self._events(until):
+            if self.world.leads:
+                log.write(event)
+            yield event
+
+    def _events(self, until: int) -> Iterator[Event]:
+        """What happens from here to step `until`."""
+        if self.valid_tokens is not None and self.step == 0 and self.facts.get("init"):
+            yield self._validation(self.valid_tokens, self.recipe.valid_tokens)
         while self.step < until and not self.stopping:
-            for event in self._advance(until):
-                if self.world.leads:
-                    log.write(event)
-                yield event
+            yield from self._advance(until)
 
     def _advance(self, until: int) -> Iterator[Event]:
         """One step, and what is due after it."""
@@ -88,11 +95,14 @@ class Trainer:
         recipe, last = self.recipe, self.step == self.recipe.schedule.steps
         if self.valid_tokens is not None and (last or self.step % recipe.valid_every == 0):
             limit = len(self.valid_tokens.ids) if last else recipe.valid_tokens
-            yield Event("valid", self.step, {"bits_per_byte": self.bits_per_byte(self.valid_tokens, limit)})
+            yield self._validation(self.valid_tokens, limit)
         if self.sample and self.world.leads and recipe.sample_every and self.step % recipe.sample_every == 0:
             yield Event("sample", self.step, {"text": self.sample(self.model)})
         if self.stopping or self.step == until or self.step % recipe.checkpoint_every == 0:
             self.save()
+
+    def _validation(self, tokens: TokenFile, limit: int) -> Event:
+        return Event("valid", self.step, {"bits_per_byte": self.bits_per_byte(tokens, limit)})
 
     def save(self) -> None:
         if self.world.leads:

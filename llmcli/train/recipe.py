@@ -30,6 +30,8 @@ class Shape:
     intermediate_size: int = 864
     context: int = 1024
     rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    """What the norms add to the variance."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_HIGHEST = 700
+"""About the largest logarithm of a float."""
+
 
 @dataclass(frozen=True)
 class PowerLaw:
@@ -13,11 +16,12 @@ class PowerLaw:
     exponent: float
 
     def __call__(self, x: float) -> float:
-        return float(self.factor * x**self.exponent)
+        return math.exp(math.log(self.factor) + self.exponent * math.log(x))
 
 
 def fit_power_law(xs: Sequence[float], ys: Sequence[float]) -> PowerLaw | None:
-    """Least squares on the logarithms. None where the xs are all equal, or a number is not above 0 and finite."""
+    """Least squares on the logarithms. None where the xs are all equal, or so near that no float holds the factor, or
+    where a number is not above 0 and finite."""
     if not all(0 < value < math.inf for value in (*xs, *ys)):
         return None
     points = [(math.log(x), math.log(y)) for x, y in zip(xs, ys, strict=True)]
@@ -26,4 +30,5 @@ def fit_power_law(xs: Sequence[float], ys: Sequence[float]) -> PowerLaw | None:
     if spread < 1e-12:
         return None
     slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
-    return PowerLaw(math.exp(mean_y - slope * mean_x), slope)
+    height = mean_y - slope * mean_x
+    return PowerLaw(math.exp(height), slope) if abs(height) < _HIGHEST else None

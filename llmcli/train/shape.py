@@ -1,12 +1,21 @@
-"""A recipe's shape as a fresh model: its description, and weights drawn from the recipe's seed."""
+"""A recipe's shape as a model's description, and back; and a fresh model's weights, drawn from the recipe's seed."""
+
+import dataclasses
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
 
+from llmcli.errors import UsageError
 from llmcli.model.config import FULL, ModelConfig, RopeConfig
 from llmcli.model.layers import LayerNorm, RMSNorm
 from llmcli.model.transformer import CausalLM
 from llmcli.train.recipe import Shape
+
+Family = Literal["llama", "gpt2"]
+_FREE = ("bos_token_id", "eos_token_ids", "dtype")
+"""Fields of a description that change no number of the model."""
+_REMEDY = "llmcli train goes on with models of its own two families, llama and gpt2, without parts that these lack here"
 
 
 def model_config(shape: Shape, vocab_size: int, end_id: int) -> ModelConfig:
@@ -24,6 +33,7 @@ def model_config(shape: Shape, vocab_size: int, end_id: int) -> ModelConfig:
         intermediate_size=shape.intermediate_size,
         context_length=shape.context,
         norm="rmsnorm" if llama else "layernorm",
+        norm_eps=shape.norm_eps,
         learned_positions=not llama,
         rope={FULL: RopeConfig(head_dim, shape.rope_theta)} if llama else {},
         activation="silu" if llama else "gelu_tanh",
@@ -35,6 +45,43 @@ def model_config(shape: Shape, vocab_size: int, end_id: int) -> ModelConfig:
         bos_token_id=end_id,
         eos_token_ids=(end_id,),
     )
+
+
+def shape_of(config: ModelConfig) -> Shape:
+    """The shape that `model_config` makes the same model of.
+
+    Raises UsageError naming the field in which a model differs from all that a recipe describes.
+    """
+    if config.family not in get_args(Family):
+        raise UsageError(f"the model's family is {config.family}", _REMEDY)
+    llama = config.family == "llama"
+    shape = Shape(
+        family=cast(Family, config.family),
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        layers=config.num_layers,
+        heads=config.num_heads,
+        kv_heads=config.num_kv_heads,
+        intermediate_size=config.intermediate_size,
+        context=config.context_length,
+        rope_theta=config.rope[FULL].theta if llama else Shape.rope_theta,
+        norm_eps=config.norm_eps,
+    )
+    ours = model_config(shape, config.vocab_size, 0)
+    for name in (field.name for field in dataclasses.fields(ModelConfig) if field.name not in _FREE):
+        theirs, own = getattr(config, name), getattr(ours, name)
+        if theirs != own:
+            raise UsageError(f"the model's {name} is {_told(theirs)}, where llmcli trains with {_told(own)}", _REMEDY)
+    return shape
+
+
+def _told(value: Any) -> str:
+    """A field's value in a word: of RoPE, the scaling; of what each layer has its own of, whether there is any."""
+    if isinstance(value, dict):
+        return ", ".join(rope.kind for rope in value.values()) or "none"
+    if isinstance(value, tuple):
+        return "given" if value else "none"
+    return str(value)
 
 
 @torch.no_grad()

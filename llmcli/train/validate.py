@@ -34,6 +34,8 @@ def _check_shape(shape: Shape) -> None:
     _at_least("shape.vocab_size", shape.vocab_size, 257)  # 256 bytes and the end-of-text token
     _divides("shape.heads", shape.heads, "shape.hidden_size", shape.hidden_size)
     _divides("shape.kv_heads", shape.kv_heads, "shape.heads", shape.heads)
+    if not 0 < shape.norm_eps < 1:
+        raise UsageError(f"shape.norm_eps is {shape.norm_eps}", "it must be above 0 and below 1")
     if shape.family == "llama":
         width = shape.hidden_size // shape.heads
         if width % 2:

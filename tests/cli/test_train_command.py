@@ -1,10 +1,12 @@
 """`llmcli train` inside this process: what is refused before any work, and the plots."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import write_model
 
 from llmcli.__main__ import run
 
@@ -36,6 +38,16 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--plot", "none.jsonl"], "cannot read the log none.jsonl"),
         (["--export", "there", "--out", "nowhere"], "nowhere has no checkpoint"),
         (["c.txt", "--recipe", "smoke", "--device", "tpu"], "--device"),
+        (["--init", "stories"], "no corpus given"),
+        (["log.jsonl", "--init", "stories", "--plot"], "--init and --plot are both given"),
+        (["--init", "stories", "--export", "there"], "--init and --export are both given"),
+        (["c.txt", "--init", "stories", "--tokenizer", "t"], "--init and --tokenizer are both given"),
+        (["c.txt", "--init", "stories", "--set", "shape.layers=3"], "shape.layers=3: the shape is that of stories"),
+        (
+            ["c.txt", "--recipe", "smoke", "--init", "stories", "--set", "schedule.lengths=[[0, 2048]]"],
+            "schedule.lengths has rows of 2048 tokens",
+        ),
+        (["c.txt", "--set", "shape.norm_eps=0"], "shape.norm_eps is 0.0"),
         (["c.txt", "--recipe", "smoke"], "the corpus is one document"),
         (["c.txt", "--recipe", "smoke", "--set", "valid_share=0"], "fewer than one row of 256"),
     ],
@@ -45,6 +57,58 @@ def test_wrong_requests_are_two_lines_and_exit_2(
 ) -> None:
     (tmp_path / "c.txt").write_text("A short text.\n")
     assert run(["train", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert "Traceback" not in err
+
+
+def untied(folder: Path) -> None:
+    write_model(folder, tie_word_embeddings=False)
+
+
+def padded(folder: Path) -> None:
+    write_model(folder, vocab_size=300)
+
+
+def cut(folder: Path) -> None:
+    path = write_model(folder) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def another_family(folder: Path) -> None:
+    config = json.loads((write_model(folder) / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "mistral", "sliding_window": None}))
+
+
+def quantized(folder: Path) -> None:
+    assert run(["quantize", str(write_model(folder.with_name("whole"))), str(folder), "--dtype", "int8", "-q"]) == 0
+
+
+def without_tokenizer(folder: Path) -> None:
+    (write_model(folder) / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "said"),
+    [
+        (untied, 2, "the model's tied is False"),
+        (padded, 2, "is 300, but its tokenizer has 259 ids"),
+        (another_family, 2, "the model's family is mistral"),
+        (quantized, 2, "is stored in int8"),
+        (without_tokenizer, 3, "tokenizer"),
+        (cut, 3, "model.safetensors"),
+        (lambda _: None, 3, "there is no model 'model'"),
+        (write_model, 2, "--init and --out are both model"),
+    ],
+)
+def test_what_a_run_cannot_begin_with(
+    make: Callable[[Path], object], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "model")
+    (tmp_path / "c.txt").write_text("A short text.\n")
+    more = ["--recipe", "smoke", "--set", "schedule.lengths=[[0, 64]]"]
+    assert run(["train", "c.txt", "--out", "model", "--init", "model", *more]) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err

@@ -1,13 +1,15 @@
 """Two processes that train one model give the losses of one process."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tiny import write_model
 
 from train.conftest import Finished
-from train.small import environment, log_lines, losses
+from train.small import environment, log_lines, losses, train
 
 
 def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -42,6 +44,14 @@ def test_two_processes_equal_one(finished: Finished, tmp_path: Path) -> None:
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
     # One process speaks.
     assert done.stderr.count("the model is in") == 1
+
+
+def test_two_processes_begin_with_one_model(finished: Finished, tmp_path: Path) -> None:
+    arguments = (finished.corpus, "--recipe", finished.recipe, "--init", write_model(tmp_path / "model"), "--until", 3)
+    one, two = train(*arguments, "--out", tmp_path / "one"), torchrun(*arguments, "--out", tmp_path / "two", "--json")
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    assert json.loads(two.stdout)["steps"] == 3  # one process speaks
 
 
 def test_a_wrong_request_ends_all_processes(tmp_path: Path) -> None:

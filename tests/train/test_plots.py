@@ -7,8 +7,8 @@ import pytest
 
 from llmcli.errors import UsageError
 from llmcli.render.plot import draw, save_png
-from llmcli.train.log import Event, Log, read_log
-from llmcli.train.plots import charts_of
+from llmcli.train.log import Event, Log, last_values, read_log
+from llmcli.train.plots import charts_of, figures_of
 from llmcli.train.scaling import fit_power_law
 
 
@@ -74,6 +74,10 @@ def test_the_power_law_is_found_again() -> None:
     assert law(1e6) == pytest.approx(7 * 1e6**-0.08)
     assert fit_power_law([5, 5, 5], [1, 2, 3]) is None
     assert fit_power_law([1, 2, float("nan")], [1, 2, 3]) is None
+    assert fit_power_law([1000, 1001, 1002], [2, 20, 200]) is None  # 1000^2300 is no float
+    steep = fit_power_law([1000, 1030, 1060], [1.5, 4.0, 9.0])
+    assert steep is not None
+    assert steep(1030) == pytest.approx(4, rel=0.1)
 
 
 def test_three_logs_give_curves_and_both_scaling_laws(tmp_path: Path) -> None:
@@ -86,6 +90,46 @@ def test_three_logs_give_curves_and_both_scaling_laws(tmp_path: Path) -> None:
     drawn = draw(charts[1], 70, 12)
     for shown in ("10000", "100000", "1e+06", "m10000", "m1000000", "x^-0.1000"):
         assert shown in drawn
+
+
+def test_the_numbers_are_those_of_the_charts(tmp_path: Path) -> None:
+    paths = [write_log(tmp_path / f"{n}.jsonl", n, 9 * n**-0.1) for n in (10_000, 100_000, 1_000_000)]
+    figures, notes = figures_of(paths)
+    charts, _ = charts_of(paths)
+    assert notes == []
+    for run, path, number in zip(figures["runs"], paths, (0, 1, 2), strict=True):
+        assert run["log"] == str(path)
+        assert (run["name"], run["parameters"]) == (f"m{10_000 * 10**number}", 10_000 * 10**number)
+        for kind, series in zip(("training", "validation"), charts[0].series[2 * number :], strict=False):
+            assert list(map(tuple, run[kind])) == series.points
+        assert run["final_bits_per_byte"] == run["validation"][-1][1]
+        assert run["compute"] == 6 * run["parameters"] * run["tokens_per_step"] * 20
+    assert [law["against"] for law in figures["laws"]] == ["parameters", "compute"]
+    for law in figures["laws"]:
+        assert law["exponent"] == pytest.approx(-0.1, abs=1e-5)
+        for x, y in law["points"]:
+            assert law["factor"] * x ** law["exponent"] == pytest.approx(y, rel=1e-4)
+    assert figures_of(paths[:2])[0]["laws"] == []
+
+
+def test_what_an_old_log_does_not_say_is_none(tmp_path: Path) -> None:
+    paths = [write_log(tmp_path / f"{n}.jsonl", 500, 2.0, facts=False) for n in range(3)]
+    paths[0].write_text(paths[0].read_text().replace('"bits_per_byte": 2.0}', '"bits_per_byte": NaN}'))
+    figures, notes = figures_of(paths)
+    assert len(notes) == 2
+    assert figures["laws"] == []
+    run = figures["runs"][0]
+    assert [run[key] for key in ("parameters", "tokens_per_step", "compute", "final_bits_per_byte")] == [None] * 4
+    assert run["validation"] == [[20, None]]
+    json.dumps(figures, allow_nan=False)
+
+
+def test_the_last_lines_of_a_log(tmp_path: Path) -> None:
+    path = write_log(tmp_path / "log.jsonl", 1000, 2.0)
+    path.write_text(path.read_text() + '{"kind": "step", "step": 20, "loss": NaN}\n7\n{}\n{"kind": "st')
+    last = last_values(path)
+    assert last["step"] == {"kind": "step", "step": 20, "loss": None}
+    assert (last["valid"]["step"], last["run"]["parameters"]) == (20, 1000)
 
 
 def test_runs_of_one_size_have_no_law_and_that_is_said(tmp_path: Path) -> None:

@@ -117,15 +117,17 @@ def test_a_signal_ends_the_run_after_the_step_with_a_checkpoint(
     finished: Finished, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "run"
-    more = ("--set", "checkpoint_every=1000", "--steps", 5000, "--until", 5000)
+    more = ("--set", "checkpoint_every=1000", "--steps", 5000, "--until", 5000, "--json")
     arguments = (finished.corpus, "--recipe", finished.recipe, "--out", out, *more)
-    process = subprocess.Popen(command(*arguments), env=environment(), stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(*arguments), env=environment(), text=True, **pipes)
     while not (out / "log.jsonl").exists() or len(losses(out)) < 2:
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number
+    assert stdout == ""
     assert "Traceback" not in stderr
     assert read_facts(out / "checkpoint.safetensors")["step"] == len(losses(out))
 
