@@ -76,8 +76,8 @@ class LayerCache:
         self._values.narrow(2, self._used, new).copy_(values)
         self._used = end
         start = 0 if self.window is None else max(0, end - (self.window - 1 + new))
-        seen = end - start
-        return self._keys.narrow(2, start, seen).to(dtype), self._values.narrow(2, start, seen).to(dtype)
+        seen = self._keys.narrow(2, start, end - start), self._values.narrow(2, start, end - start)
+        return seen if seen[0].dtype == dtype else (seen[0].to(dtype), seen[1].to(dtype))
 
     def _drop_unseen(self, new: int) -> None:
         """Moves a sliding layer's last window - 1 keys to the front once the buffer would have to grow."""

@@ -54,14 +54,13 @@ class RMSNorm(Part):
         self.weight = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = 1.0 + self.weight if self.offset else self.weight
-        x = x.to(weight.dtype)
-        if x.numel() == weight.numel() and x.dtype == torch.float32 and not torch.is_grad_enabled():
+        weight = self.weight
+        if x.numel() == weight.numel() and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled():
             # One row: a dot product and two multiplications, where `rms_norm` is seven operations.
             row = x.reshape(-1)
             scale: float = (float(row.dot(row)) / len(row) + self.eps) ** -0.5
-            return x * scale * weight
-        return F.rms_norm(x, self.weight.shape, weight, self.eps)
+            return x.mul(scale).mul_(1.0 + weight if self.offset else weight)
+        return F.rms_norm(x.to(weight.dtype), weight.shape, 1.0 + weight if self.offset else weight, self.eps)
 
 
 class Identity(Part):
@@ -123,7 +122,8 @@ class Attention(Part):
             q, k, v = self._separate(x, rope, tap)
         if cache is not None:
             k, v = cache.append(k, v)
-            q = q.to(k.dtype)  # attention computes in the dtype that the cache is read in
+            if q.dtype != k.dtype:  # attention computes in the dtype that the cache is read in
+                q = q.to(k.dtype)
         mask = causal_mask(q.shape[2], k.shape[2], self.window, q.device)
         if visible is not None:
             visible = visible[..., : k.shape[2]]
