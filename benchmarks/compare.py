@@ -76,11 +76,9 @@ def show(title: str, figures: Figures, unit: float = 1.0) -> None:
         print(f"{name:24}{unit / median(times):>10.1f}{base / median(times):>8.2f}", flush=True)
 
 
-def starts(folder: Path, work: Path, rounds: int) -> Figures:
+def starts(folder: Path, rounds: int) -> Figures:
     """Seconds of whole processes, from their start to the end of the first token: ours from a quantized folder."""
-    small = work / f"{folder.name}-auto"
-    if not small.is_dir():
-        subprocess.run([sys.executable, "-m", "llmcli", "quantize", str(folder), str(small)], check=True)
+    small = shapes.quantized(folder, "auto")
     theirs = (
         "from transformers import AutoModelForCausalLM as M, PreTrainedTokenizerFast as T;"
         f"t=T.from_pretrained({str(folder)!r});m=M.from_pretrained({str(folder)!r});"
@@ -125,7 +123,7 @@ def compare(shape: str, work: Path, rounds: int, only: str) -> None:
         figures = measure(few, folder, rounds, "batch", 50, STEPS)
         show(f"a decode step of {contenders.BATCH} texts", figures, contenders.BATCH)
     if only in ("all", "start"):
-        show("a process to its first token", starts(folder, work, rounds))
+        show("a process to its first token", starts(folder, rounds))
     if only in ("all", "memory"):
         print("\npeak memory beyond `import torch`, MB")
         for name, (kind, dtype) in who.items():

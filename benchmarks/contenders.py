@@ -55,13 +55,16 @@ class Transformers:
 
 
 class Llmcli:
+    """Smaller weights come from a folder that holds them so, as those of llama.cpp and CTranslate2 do."""
+
     many_rows = False
 
     def __init__(self, folder: Path, dtype: str) -> None:
         from llmcli.model import heap
         from llmcli.model.loading import load
 
-        self.model, self.dtype, _ = load(folder, dtype, many_rows=self.many_rows)
+        stored = folder if dtype == "float32" or self.many_rows else shapes.quantized(folder, dtype)
+        self.model, self.dtype, _ = load(stored, "auto" if stored != folder else dtype, many_rows=self.many_rows)
         heap.keep()  # as the command does
 
     def prefill(self, tokens: int) -> float:

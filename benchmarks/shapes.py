@@ -1,6 +1,8 @@
 """The two shapes that speed is measured on, with random weights: speed does not depend on their values."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,15 @@ def make(name: str, folder: Path) -> Path:
     special = {f"{name}_token": letters[0] for name in ("bos", "eos", "unk")}  # some converters want all three
     (target / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **special}))
     tokenizer.save(str(target / "tokenizer.json"))
+    return target
+
+
+def quantized(source: Path, dtype: str) -> Path:
+    """The checkpoint as `llmcli quantize` stores it; made once."""
+    target = source.with_name(f"{source.name}-{dtype}")
+    if not target.is_dir():
+        command = [sys.executable, "-m", "llmcli", "quantize", "--quiet", str(source), str(target), "--dtype", dtype]
+        subprocess.run(command, check=True)
     return target
 
 

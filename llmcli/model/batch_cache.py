@@ -4,6 +4,9 @@ The token at position p of a text lies in slot p of its row. A sliding layer has
 in slot p mod window: what it is written over no later query can see. The order of the slots does not matter to
 attention, since keys are rotated before they come here. So for every layer alike a query at position p may look at the
 slots up to p.
+
+A decode step gets a layer's slots all, filled or not: rows that follow one another in memory without a gap are read
+from it twice as fast. So there are few more slots than tokens, and a buffer grows often, by little.
 """
 
 from collections.abc import Sequence
@@ -15,7 +18,9 @@ from torch import Tensor
 from llmcli.model.cache import LayerStore, read_as
 from llmcli.model.config import ModelConfig
 
-_CHUNK = 128
+_SPARE = 16
+"""Slots that a buffer grows by at least, and one more for so many that it has: to copy all costs as much as some steps'
+attention, and each slot to spare a little of every step's."""
 
 Kept = tuple[Tensor, Tensor]
 """Keys and values of one row and layer, (kv_heads, slots, head_dim)."""
@@ -64,13 +69,10 @@ class BatchCache:
         """The pass that adds a token to each of the first `count` rows: ids (count, 1)."""
         lengths = self.lengths[:count]
         positions = torch.tensor(lengths, device=device)
-        longest = max(lengths) + 1
-        visible = None  # texts of one length see all that is there
-        if min(lengths) < max(lengths):
-            visible = (torch.arange(longest, device=device) <= positions[:, None])[:, None, None]
+        slots = max(layer.make_room(max(lengths) + 1) for layer in self._layers)
+        visible = (torch.arange(slots, device=device) <= positions[:, None])[:, None, None]
         self.lengths[:count] = [length + 1 for length in lengths]
-        layers = [_Decoding(layer, positions, longest) for layer in self._layers]
-        return Pass(layers, positions[:, None], visible)
+        return Pass([_Decoding(layer, positions) for layer in self._layers], positions[:, None], visible)
 
     @torch.inference_mode()
     def copy(self, row: int) -> RowCopy:
@@ -99,7 +101,7 @@ class BatchCache:
 
 
 class _LayerRows:
-    """The rows of one layer: two buffers (rows, kv_heads, slots, head_dim) that grow by doubling.
+    """The rows of one layer: two buffers (rows, kv_heads, slots, head_dim).
 
     They begin as zeros, because attention multiplies also what it may not look at, by 0.
     """
@@ -125,15 +127,13 @@ class _LayerRows:
             read.append(stored.to(read_as(tensor)))
         return read[0], read[1]
 
-    def step(self, new: Kept, positions: Tensor, longest: int) -> Kept:
-        """Adds a token to each row; new (rows, kv_heads, 1, head_dim). Returns all slots that any row has filled."""
-        self._reserve(longest, new[0])
+    def step(self, new: Kept, positions: Tensor) -> Kept:
+        """Adds a token to each row, for which there is room; new (rows, kv_heads, 1, head_dim). Returns all slots."""
         count = new[0].shape[0]
         rows, slots = torch.arange(count, device=positions.device), self._slots(positions)
-        end = longest if self.window is None else min(longest, self.window)
         for buffer, tensor in zip(self._buffers, new, strict=True):
             buffer[rows, :, slots] = tensor[:, :, 0].to(buffer.dtype)
-        keys, values = (buffer[:count, :, :end].to(read_as(new[0])) for buffer in self._buffers)
+        keys, values = (buffer[:count].to(read_as(new[0])) for buffer in self._buffers)
         return keys, values
 
     def copy(self, row: int, length: int) -> Kept:
@@ -155,19 +155,22 @@ class _LayerRows:
     def _slots(self, positions: Tensor) -> Tensor:
         return positions if self.window is None else positions % self.window
 
+    def make_room(self, tokens: int) -> int:
+        """Room for texts of `tokens` tokens, where texts were taken in before; how many slots there are then."""
+        if self._buffers:
+            self._reserve(tokens, self._buffers[0])
+        return self._buffers[0].shape[2] if self._buffers else 0
+
     def _reserve(self, tokens: int, like: Tensor) -> None:
-        """Makes room for texts of `tokens` tokens."""
         old = self._buffers[0].shape[2] if self._buffers else 0
         needed = tokens if self.window is None else min(tokens, self.window)
         if needed <= old:
             return
-        size = -(-max(needed, 2 * old) // _CHUNK) * _CHUNK
+        size = needed + _SPARE + needed // _SPARE
         size = size if self.window is None else min(size, self.window)
         _, heads, _, width = like.shape
-        grown = [
-            torch.zeros(self._rows, heads, size, width, dtype=self._dtype or read_as(like), device=like.device)
-            for _ in range(2)
-        ]
+        dtype = self._buffers[0].dtype if self._buffers else self._dtype or read_as(like)
+        grown = [torch.zeros(self._rows, heads, size, width, dtype=dtype, device=like.device) for _ in range(2)]
         for buffer, before in zip(grown, self._buffers, strict=False):
             buffer[:, :, :old] = before
         self._buffers = grown
@@ -187,7 +190,6 @@ class _Entering:
 class _Decoding:
     layer: _LayerRows
     positions: Tensor
-    longest: int
 
     def append(self, keys: Tensor, values: Tensor) -> Kept:
-        return self.layer.step((keys, values), self.positions, self.longest)
+        return self.layer.step((keys, values), self.positions)

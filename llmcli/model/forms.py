@@ -168,7 +168,7 @@ class Int8(Form):
         if x.numel() == x.shape[-1]:
             y: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed)
             return y
-        size = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True).clamp_min_(_TINY)
+        size = x.abs().amax(-1, keepdim=True).clamp_min_(_TINY)  # `vector_norm` takes twelve times as long
         y = torch.ops.quantized.linear_dynamic(x / size, self._packed)
         # The kernel has added the bias to the scaled product.
         return y.mul_(size) if self._bias is None else y.sub_(self._bias).mul_(size).add_(self._bias)

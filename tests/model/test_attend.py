@@ -34,6 +34,19 @@ def test_blocks_in_bfloat16(monkeypatch: pytest.MonkeyPatch, queries: int, kv_he
     assert not torch.equal(again[:, :, -1], found[:, :, -1])
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("masked", [False, True])
+def test_one_query_of_each_text(monkeypatch: pytest.MonkeyPatch, kv_heads: int, masked: bool) -> None:
+    generator = torch.Generator().manual_seed(kv_heads)
+    q = torch.randn(3, 1, 4, 16, generator=generator).transpose(1, 2)
+    k, v = (torch.randn(5, kv_heads, 9, 16, generator=generator)[:3] for _ in range(2))
+    mask = (torch.arange(9) <= torch.tensor([8, 3, 0])[:, None])[:, None, None] if masked else None
+    wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3, enable_gqa=True)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    found = attend.attend(q, k, v, mask, scale=0.3, softcap=0.0, rounded=False)
+    assert torch.allclose(found, wanted, atol=1e-6)
+
+
 @needs_bfloat16
 def test_a_training_step_in_bfloat16_goes_through_blocks_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
