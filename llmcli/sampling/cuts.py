@@ -12,7 +12,11 @@ NEVER = float("-inf")
 
 def temperature(logits: Tensor, value: float) -> Tensor:
     """(logits - max) / value: softmax sharpened below 1, flattened above. The shift keeps small values finite."""
-    return (logits - logits.amax()).div_(value)
+    array = logits.numpy()
+    shifted = array - array.max()
+    with np.errstate(over="ignore"):  # infinitely improbable
+        shifted /= value
+    return torch.from_numpy(shifted)
 
 
 def top_n_sigma(logits: Tensor, n: float) -> Tensor:
@@ -32,13 +36,27 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     """The k most probable candidates stay, exactly k; of equals at the edge the first ones."""
     if k <= 0 or k >= logits.shape[0]:
         return logits
-    values, kept = logits.topk(k + 1)
-    edge = values[k - 1]
-    kept = kept[:k]
-    if edge == values[k]:  # a tie across the edge: topk's own choice among equals is arbitrary
-        above = (logits > edge).nonzero()[:, 0]
-        kept = torch.cat((above, (logits == edge).nonzero()[: k - above.shape[0], 0]))
-    return torch.full_like(logits, NEVER).scatter_(0, kept, logits[kept])
+    array = logits.numpy()
+    near = _nearest_top(array, k)
+    values = array[near]
+    edge = np.partition(values, -k)[-k]
+    equal = near[values == edge]
+    above = near[values > edge]
+    kept = np.concatenate((above, equal[: k - len(above)]))
+    cut = torch.full_like(logits, NEVER)
+    cut.numpy()[kept] = array[kept]
+    return cut
+
+
+def _nearest_top(values: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+    """Indices, ascending, of at least the k largest values and all equals of the last of them. Among the largest values
+    of some blocks the k-th is no larger than the k-th of all: whatever is smaller cannot be wanted, and what is left is
+    little more than k, for a quarter of the time of a partial sort."""
+    width = len(values) // (4 * k)
+    if width < 8:
+        return np.arange(len(values))
+    blocks = values[: len(values) // width * width].reshape(-1, width).max(axis=1)
+    return np.flatnonzero(values >= np.partition(blocks, -k)[-k])
 
 
 def typical(logits: Tensor, mass: float) -> Tensor:
