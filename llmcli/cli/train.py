@@ -44,7 +44,10 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            "--recipe", metavar="NAME|FILE", show_default="stories", help="A built-in recipe, or a TOML file."
+            "--recipe",
+            metavar="NAME|FILE",
+            show_default="stories, or finetune with --init",
+            help="A built-in recipe, or a TOML file.",
         ),
     ] = None,
     valid: Annotated[
@@ -100,7 +103,7 @@ def train(
 
     The run's folder holds checkpoint, log, vocabulary and token ids; a run that was stopped or killed goes on with
     --resume, with the same numbers. With torchrun several processes share the work. Built-in recipes: stories,
-    stories-gpt2, smoke.
+    stories-gpt2, smoke, finetune.
 
     --init trains a model further (fine-tuning), in a run of its own: the model's shape stands in for that of the
     recipe, whatever else the recipe says holds, and the first validation comes before the first step. A run that goes
@@ -113,7 +116,7 @@ def train(
       $ llmcli train books/ --out runs/mine --recipe smoke
       $ llmcli train books/ --out runs/mine --resume
       $ llmcli train corpus.jsonl.xz --valid held-out.txt --out runs/mine --steps 500 --set shape.layers=4
-      $ llmcli train letters/ --init stories --recipe smoke --set optimizer.kind=adamw --learning-rate 3e-4
+      $ llmcli train letters/ --init stories --out runs/letters --steps 100 --set schedule.decay=80
       $ torchrun --nproc-per-node 2 -m llmcli train books/ --out runs/mine
       $ llmcli train --plot runs/a runs/b runs/c --png scaling.png
     """
@@ -133,7 +136,8 @@ def train(
     }
     if not (corpus or recipe or resume or export):
         raise UsageError("no corpus given", f"for example: {EXAMPLE}")
-    table, stored = _table(recipe, out, resume=resume or export is not None)
+    named = recipe or ("finetune" if init is not None else "stories")
+    table, stored = _table(named, out, resume=resume or export is not None, is_given=recipe is not None)
     origin = _origin(init, stored)
     chosen = _recipe(table, flags, assign or [], origin)
     out = out or Path("runs") / chosen.name
@@ -172,18 +176,19 @@ def _origin(init: str | None, stored: dict[str, Any]) -> "Origin":
     return origin
 
 
-def _table(recipe: str | None, out: Path | None, *, resume: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The recipe as a table, and what the run to be continued says of itself (nothing for a new one)."""
+def _table(recipe: str, out: Path | None, *, resume: bool, is_given: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The recipe as a table, and what the run to be continued says of itself (nothing for a new one): also its recipe,
+    unless another `is_given`."""
     from llmcli.train.recipe import read_table
 
-    named = read_table(recipe or "stories")
+    named = read_table(recipe)
     place = out or Path("runs") / str(named["name"])
     if not resume or not (place / "checkpoint.safetensors").exists():
         return named, {}
     from llmcli.train.state import NAME, read_facts
 
     facts = read_facts(place / NAME)
-    if recipe is None:
+    if not is_given:
         if "recipe" not in facts:
             raise UsageError(f"the checkpoint in {place} does not hold its recipe", "name it with --recipe")
         named = facts["recipe"]

@@ -42,6 +42,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["log.jsonl", "--init", "stories", "--plot"], "--init and --plot are both given"),
         (["--init", "stories", "--export", "there"], "--init and --export are both given"),
         (["c.txt", "--init", "stories", "--tokenizer", "t"], "--init and --tokenizer are both given"),
+        (["c.txt", "--init", "stories", "--steps", "9"], "schedule.warmup + schedule.decay, 20 + 250"),  # finetune
         (["c.txt", "--init", "stories", "--set", "shape.layers=3"], "shape.layers=3: the shape is that of stories"),
         (
             ["c.txt", "--recipe", "smoke", "--init", "stories", "--set", "schedule.lengths=[[0, 2048]]"],
