@@ -47,7 +47,8 @@ class Schedule:
     micro_tokens: int = 8_192
     """Tokens of one forward and backward pass of one process; what is missing to the batch is accumulated."""
     lengths: tuple[tuple[float, int], ...] = ()
-    """(from this share of the steps on, tokens in a row): short rows first cost less attention. Empty: the context."""
+    """(from this share of the steps on, tokens in a row): short rows first cost less attention. Empty: the context, or
+    all tokens of a step where a long context is a multiple of that."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def _filled(recipe: Recipe) -> Recipe:
     if shape.kv_heads == 0:
         shape = replace(shape, kv_heads=shape.heads)
     if not schedule.lengths:
-        schedule = replace(schedule, lengths=((0.0, shape.context),))
+        fits = 0 < schedule.batch_tokens < shape.context and shape.context % schedule.batch_tokens == 0
+        schedule = replace(schedule, lengths=((0.0, schedule.batch_tokens if fits else shape.context),))
     return replace(recipe, shape=shape, schedule=schedule)
 
 

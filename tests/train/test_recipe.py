@@ -29,6 +29,12 @@ def test_what_is_left_open_is_filled_in() -> None:
     assert recipe.schedule.lengths == ((0.0, 64),)
 
 
+@pytest.mark.parametrize(("context", "row"), [(131_072, 8_192), (8_192, 8_192), (1_000, 1_000), (10_000, 10_000)])
+def test_a_row_of_a_long_context_is_at_most_a_step(context: int, row: int) -> None:
+    recipe = build_recipe({"shape": {"context": context}, "schedule": {"batch_tokens": 8_192}})
+    assert recipe.schedule.lengths == ((0.0, row),)
+
+
 def test_overrides_win_and_the_last_one_most() -> None:
     recipe = read_recipe("smoke", [parse_assignment("schedule.steps=300"), Override("schedule.steps", 400, "--steps")])
     assert recipe.schedule.steps == 400
