@@ -1,14 +1,14 @@
 """`llmcli explain`: the guided walk from a text to its next token."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from llmcli.cli.groups import with_groups
 from llmcli.cli.io import is_terminal, note, write_out
 from llmcli.cli.options import DEFAULT_MODEL, ModelOption
-from llmcli.cli.sampling_more import takes_sampling, typed_sampling
+from llmcli.cli.sampling_options import SamplingOptions, typed_sampling
 from llmcli.cli.view import (
     HiddenOptions,
     LoadOptions,
@@ -37,9 +37,7 @@ _OF_THE_DRAW = ("sampling", "decoding")
 
 
 @with_groups
-@takes_sampling(after="limit")
 def explain(
-    sampling: dict[str, Any],
     context: typer.Context,
     text: TextOptions,
     model: ModelOption = DEFAULT_MODEL,
@@ -67,6 +65,7 @@ def explain(
     ] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Tokens to list of a distribution.")] = 5,
     *,
+    sampling: SamplingOptions,
     hidden: HiddenOptions,
     view: ViewOptions,
     load: LoadOptions,
@@ -88,13 +87,14 @@ def explain(
     _check_together(only, typed=typed, layer="layer" in typed_options(context))
     if step:
         _check_terminal(view, hidden)
-    merged({}, sampling)
+    chosen = sampling.given(context)
+    merged({}, chosen)
     words = text.read(EXAMPLE)
     pipeline = load.load(model)
     from llmcli.inspect.explain import explain as walk_through
 
     number = parse_one(layer, pipeline.model.config.num_layers, "layer")
-    walk = walk_through(pipeline, words, layer=number, only=only, limit=limit, **sampling)
+    walk = walk_through(pipeline, words, layer=number, only=only, limit=limit, **chosen)
     _note_seed(walk)
     if hidden.written(pipeline, words) and view.on_terminal:
         return

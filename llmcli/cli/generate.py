@@ -11,7 +11,7 @@ from llmcli.cli.generate_options import LengthOptions, MachineOptions, OutputOpt
 from llmcli.cli.grammar_options import GrammarOptions
 from llmcli.cli.groups import with_groups
 from llmcli.cli.io import is_terminal, use_color
-from llmcli.cli.sampling_more import takes_sampling, typed_sampling
+from llmcli.cli.sampling_options import SamplingOptions, typed_sampling
 from llmcli.cli.speed_options import SpeedOptions
 from llmcli.sampling_params import merged
 
@@ -20,14 +20,13 @@ if TYPE_CHECKING:
 
 
 @with_groups
-@takes_sampling(after="length")
 def generate(
-    sampling: dict[str, Any],
     context: typer.Context,
     source: PromptOptions,
     machine: MachineOptions,
     length: LengthOptions,
     *,
+    sampling: SamplingOptions,
     grammar: GrammarOptions,
     speed: SpeedOptions,
     batch: BatchOptions,
@@ -71,7 +70,7 @@ def generate(
       $ llmcli generate --ban dragon --min-p 0.05 --samplers min-p,temperature "Once upon a time"
     """
     beam.check_with(typed_sampling(context), batch, output)
-    params = beam.followed(sampling) | length.params | grammar.params | {"logprobs": output.logprobs}
+    params = beam.followed(sampling.given(context)) | length.params | grammar.params | {"logprobs": output.logprobs}
     merged({}, params)  # whatever is wrong is said before anything is read
     speed.check_with(output.record, beam.beams)
     several = batch.several or beam.beams is not None

@@ -1,6 +1,6 @@
 """The options of `llmcli generate`, as groups: what is continued, how far, by what, and how it is shown.
 
-How tokens are chosen is in `sampling_options` and `sampling_more`.
+How tokens are chosen is in `sampling_options`.
 """
 
 from dataclasses import dataclass
@@ -22,12 +22,11 @@ from llmcli.cli.options import (
     QuietOption,
     ThreadsOption,
 )
-from llmcli.cli.sampling_more import unescape
-from llmcli.cli.sampling_options import IgnoreEosOption, MaxTokensOption, StopOption
+from llmcli.cli.sampling_options import unescape
 from llmcli.errors import UsageError
 from llmcli.files import check_target
 from llmcli.sampling_params import DEFAULT_MAX_TOKENS
-from llmcli.settings import usable_cores
+from llmcli.settings import usable_cores, variable
 
 if TYPE_CHECKING:
     from llmcli.pipeline import Pipeline
@@ -170,10 +169,28 @@ class MachineOptions:
 class LengthOptions:
     """When a text ends."""
 
-    max_tokens: MaxTokensOption = DEFAULT_MAX_TOKENS
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-tokens",
+            "-n",
+            metavar="N",
+            envvar=variable("max_tokens"),
+            show_envvar=True,
+            help="New tokens at most.",
+        ),
+    ] = DEFAULT_MAX_TOKENS
     min_tokens: MinTokensOption = 0
-    stop: StopOption = None
-    ignore_eos: IgnoreEosOption = False
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stop",
+            metavar="TEXT",
+            show_default=False,
+            help=r"End before this text; may be repeated. Understands \n, \t and \\.",
+        ),
+    ] = None
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-text token.")] = False
 
     @property
     def params(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from llmcli.cli.grammar_options import GrammarOptions
 from llmcli.cli.groups import with_groups
 from llmcli.cli.io import note
 from llmcli.cli.options import DEFAULT_MODEL, ModelOption
-from llmcli.cli.sampling_more import takes_sampling, typed_sampling
+from llmcli.cli.sampling_options import SamplingOptions, typed_sampling
 from llmcli.cli.view import HiddenOptions, LoadOptions, TextOptions, ViewOptions, emit, spelled
 from llmcli.errors import UsageError
 from llmcli.sampling_params import merged
@@ -23,9 +23,7 @@ LimitOption = Annotated[int, typer.Option("--limit", metavar="N", min=1, help="T
 
 
 @with_groups
-@takes_sampling(after="ablate")
 def inspect_logits(
-    sampling: dict[str, Any],
     context: typer.Context,
     text: TextOptions,
     model: ModelOption = DEFAULT_MODEL,
@@ -56,6 +54,7 @@ def inspect_logits(
         ),
     ] = None,
     *,
+    sampling: SamplingOptions,
     grammar: GrammarOptions,
     hidden: HiddenOptions,
     view: ViewOptions,
@@ -79,14 +78,14 @@ def inspect_logits(
     """
     typed = [spelled(context, name) for name in typed_sampling(context)]
     typed += [] if grammar.named is None else [grammar.named]
-    sampling = sampling | grammar.params
+    chosen = sampling.given(context) | grammar.params
     _check_together(funnel=funnel, per_token=per_token, lens=lens, ablate=ablate, position=position, typed=typed)
-    merged({}, sampling)
+    merged({}, chosen)
     words = text.read(EXAMPLE)
     pipeline = load.load(model)
     at = -1 if position is None else position
     if funnel:
-        found = _funnel(pipeline, words, sampling, limit)
+        found = _funnel(pipeline, words, chosen, limit)
     elif per_token:
         found = _per_token(pipeline, words, limit)
     elif lens:

@@ -11,7 +11,7 @@ import pytest
 from tiny import BOS, TEMPLATE, write_model, write_tokenizer
 
 from llmcli.__main__ import run
-from llmcli.cli.sampling_more import unescape
+from llmcli.cli.sampling_options import unescape
 
 
 class Stdin(io.TextIOWrapper):
