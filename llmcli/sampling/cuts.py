@@ -56,7 +56,7 @@ def _nearest_top(values: NDArray[np.float32], k: int) -> NDArray[np.intp]:
     if width < 8:
         return np.arange(len(values))
     blocks = values[: len(values) // width * width].reshape(-1, width).max(axis=1)
-    return np.flatnonzero(values >= np.partition(blocks, -k)[-k])
+    return np.flatnonzero(values >= np.sort(blocks)[-k])
 
 
 def typical(logits: Tensor, mass: float) -> Tensor:

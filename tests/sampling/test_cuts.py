@@ -126,6 +126,13 @@ def test_top_k_takes_the_first_of_many_equals(size):
         assert kept(sampling.top_k(values, k)) == set(order[:k])
 
 
+@pytest.mark.parametrize("k", [1, 7, 40, 100, 155, 157, 1200, 4999])
+def test_top_k_of_many_different_values(k):
+    for seed in range(5):
+        values = torch.randn(5000, generator=torch.Generator().manual_seed(seed))
+        assert kept(sampling.top_k(values, k)) == set(values.argsort(descending=True)[:k].tolist())
+
+
 def test_typical_takes_the_first_of_many_equals():
     left = kept(sampling.typical(torch.zeros(5000), 0.5))
     assert left == set(range(len(left)))
