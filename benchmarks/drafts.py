@@ -51,17 +51,17 @@ def timed(work: Callable[[], Sequence]) -> tuple[float, list[int]]:
 
 
 def run(folder: Path, dtype: str, task: str, rounds: int) -> tuple[float, float]:
-    """The ratio of times, and the share of ids before the first that differs; models as the command loads them."""
-    plain, drafting = load(folder, dtype)[0], load(folder, dtype, many_rows=True)[0]
+    """The ratio of times, and the share of ids before the first that differs."""
+    model = load(folder, dtype)[0]
 
     def without() -> Sequence:
-        made = new(plain, task)
-        list(generate(plain, made))
+        made = new(model, task)
+        list(generate(model, made))
         return made
 
     def drafted() -> Sequence:
-        made = new(drafting, task)
-        list(generate_drafted(drafting, made, Lookup()))
+        made = new(model, task)
+        list(generate_drafted(model, made, Lookup()))
         return made
 
     times: tuple[list[float], list[float]] = ([], [])
@@ -79,13 +79,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the checkpoints, kept for the next run")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dtype", choices=DTYPES, action="append", help="of the weights; may be repeated; all")
     given = parser.parse_args()
     torch.set_num_threads(THREADS)
     heap.keep()
+    dtypes = given.dtype or DTYPES
     for name, folder in (("stories", resolve("stories")), ("gpt2", shapes.make("gpt2", given.work))):
-        print(f"\n{name}\n{'':12}" + "".join(f"{dtype:>16}" for dtype in DTYPES))
+        print(f"\n{name}\n{'':12}" + "".join(f"{dtype:>16}" for dtype in dtypes))
         for task in TASKS:
-            found = [run(folder, dtype, task, given.rounds) for dtype in DTYPES]
+            found = [run(folder, dtype, task, given.rounds) for dtype in dtypes]
             print(f"{task:12}" + "".join(f"{ratio:8.2f}  {same:4.0%} eq" for ratio, same in found), flush=True)
 
 

@@ -43,9 +43,9 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     equal = near[values == edge]
     above = near[values > edge]
     kept = np.concatenate((above, equal[: k - len(above)]))
-    cut = torch.full_like(logits, NEVER)
-    cut.numpy()[kept] = array[kept]
-    return cut
+    cut = np.full_like(array, NEVER)
+    cut[kept] = array[kept]
+    return torch.from_numpy(cut)
 
 
 def _nearest_top(values: NDArray[np.float32], k: int) -> NDArray[np.intp]:

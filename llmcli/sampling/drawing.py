@@ -48,9 +48,10 @@ def draw(logits: Tensor, uniform: float) -> tuple[int, float]:
     logits (candidates), some finite; uniform in [0, 1). Never a candidate of probability 0. The sums are taken row by
     row in double precision, so that only one row has to be walked.
     """
-    n = logits.shape[0]
+    array = logits.numpy()
+    n = len(array)
     shares = np.zeros(-(-n // _ROW) * _ROW, dtype=np.float32)
-    np.exp((logits - logits.amax()).numpy(), out=shares[:n])
+    np.exp(array - array.max(), out=shares[:n])
     rows = shares.reshape(-1, _ROW)
     ends = np.cumsum(rows.sum(axis=1, dtype=np.float64))
     total = float(ends[-1])

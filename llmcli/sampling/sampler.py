@@ -99,15 +99,15 @@ class Sampler:
             if candidates is None and index >= self._blind_from and not each.moves:
                 kept = np.flatnonzero(logits.numpy() > NEVER)
                 if len(kept) <= logits.shape[0] // 4:
-                    candidates, logits = kept, logits[torch.from_numpy(kept)]
+                    candidates, logits = kept, torch.from_numpy(logits.numpy()[kept])
         return logits, candidates
 
 
 def _checked(logits: Tensor) -> Tensor:
     """Logits as filters take them. Raises `LlmcliError` for NaN, +inf, and nothing but -inf."""
     logits = logits.detach().float().cpu()
-    best = int(logits.numpy().argmax())  # a NaN, where there is one
-    if not math.isfinite(float(logits[best])):
+    array = logits.numpy()
+    if not math.isfinite(array[array.argmax()]):  # a NaN, where there is one
         raise LlmcliError(
             "the model computed logits that are not finite numbers",
             "its weights are damaged, or do not fit the dtype that it is computed in",
