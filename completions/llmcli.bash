@@ -2,7 +2,7 @@
 
 _llmcli_models() {
     local cache=${HF_HUB_CACHE:-${HF_HOME:-${XDG_CACHE_HOME:-$HOME/.cache}/huggingface}/hub} each
-    printf '%s\n' stories
+    printf '%s\n' stories stories-gpt2
     for each in "$cache"/models--*--*/snapshots/*/config.json; do
         [ -e "$each" ] || continue
         each=${each#"$cache"/models--}

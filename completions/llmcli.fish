@@ -5,7 +5,7 @@ function __llmcli_models
     set -q XDG_CACHE_HOME; and set cache $XDG_CACHE_HOME/huggingface/hub
     set -q HF_HOME; and set cache $HF_HOME/hub
     set -q HF_HUB_CACHE; and set cache $HF_HUB_CACHE
-    printf '%s\n' stories
+    printf '%s\n' stories stories-gpt2
     for each in $cache/models--*--*/snapshots/*/config.json
         string replace -r '.*/models--(.+?)--(.+?)/snapshots/.*' '$1/$2' -- $each
     end
