@@ -281,11 +281,13 @@ def _plot(logs: list[Path], png: Path | None, json: bool, quiet: bool) -> None:
     from llmcli.render.plot import draw, save_png
     from llmcli.train.plots import charts_of, figures_of
 
-    charts, notes = charts_of(logs)
+    if png is not None or not json:
+        charts, notes = charts_of(logs)
     if png is not None:
         save_png(charts, png)
     if json:
-        write_json({"schema_version": 1, **figures_of(logs)[0]})
+        figures, notes = figures_of(logs)
+        write_json({"schema_version": 1, **figures})
     elif png is None:
         width = shutil.get_terminal_size((80, 24)).columns
         write_out("\n".join(draw(chart, width) for chart in charts))

@@ -14,13 +14,14 @@ from llmcli.errors import UsageError
 
 RECIPES = Path(__file__).parent / "recipes"
 Dtype = Literal["auto", "float32", "bfloat16"]
+Family = Literal["llama", "gpt2"]
 
 
 @dataclass(frozen=True)
 class Shape:
     """The model's shape. `gpt2` has learned positions, LayerNorm and GELU; `llama` RoPE, RMSNorm and SwiGLU."""
 
-    family: Literal["llama", "gpt2"] = "llama"
+    family: Family = "llama"
     vocab_size: int = 4096
     hidden_size: int = 384
     layers: int = 6

@@ -1,7 +1,7 @@
 """A recipe's shape as a model's description, and back; and a fresh model's weights, drawn from the recipe's seed."""
 
 import dataclasses
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import nn
@@ -10,9 +10,8 @@ from llmcli.errors import UsageError
 from llmcli.model.config import FULL, ModelConfig, RopeConfig
 from llmcli.model.layers import LayerNorm, RMSNorm
 from llmcli.model.transformer import CausalLM
-from llmcli.train.recipe import Shape
+from llmcli.train.recipe import Family, Shape
 
-Family = Literal["llama", "gpt2"]
 _FREE = ("bos_token_id", "eos_token_ids", "dtype")
 """Fields of a description that change no number of the model."""
 _REMEDY = "llmcli train goes on with models of its own two families, llama and gpt2, without parts that these lack here"
