@@ -1,6 +1,7 @@
 """Fixtures that every test shares."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Nor is a terminal as wide as that of whoever runs the tests, which pytest's workers are told.
 for _size in ("COLUMNS", "LINES"):
     os.environ.pop(_size, None)
+
+# A run behind `nohup` or `&` ignores some signals, and what it starts would ignore them too: that is what the tests of
+# signals ask about, and they set it where they want it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(_number, signal.SIG_DFL)
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 

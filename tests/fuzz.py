@@ -1,11 +1,12 @@
 """A long run of broken inputs through the command itself: `python tests/fuzz.py --count 100000`.
 
 Each input is a sound one of `fuzz_inputs`, damaged at random, and goes through `llmcli.__main__.run` in a worker
-process. A finding is: a traceback or an internal error, more than two lines of complaint, an escape sequence on stderr,
-an exit code that is not documented, more than 5 s of computing, a worker that dies, or memory that grows by more than
-64 MiB and twice the input. Findings are printed, one JSON object a line, with the number that repeats them:
-`python tests/fuzz.py --only NUMBER`. The last line tells the run: its seed and versions, inputs and exit codes of each
-kind, the slowest input and the largest growth of memory. The exit code is 1 where there is any finding.
+process. A finding is: a traceback or an internal error, more than two lines of complaint, an escape sequence on
+stderr, an exit code that is not documented, more than 5 s of computing, a worker that dies, or memory that grows by
+more than 64 MiB, or twice the input where that is more. Findings are printed, one JSON object a line, with the number
+that repeats them: `python tests/fuzz.py --only NUMBER`. The last line tells the run: its seed and versions, inputs
+and exit codes of each kind, the slowest input and the largest growth of memory. The exit code is 1 where there is any
+finding.
 """
 
 import argparse
