@@ -103,7 +103,7 @@ def train(
 
     The run's folder holds checkpoint, log, vocabulary and token ids; a run that was stopped or killed goes on with
     --resume, with the same numbers. With torchrun several processes share the work. Built-in recipes: stories,
-    stories-gpt2, smoke, finetune.
+    stories-further, stories-gpt2, smoke, finetune.
 
     --init trains a model further (fine-tuning), in a run of its own: the model's shape stands in for that of the
     recipe, whatever else the recipe says holds, and the first validation comes before the first step. A run that goes
