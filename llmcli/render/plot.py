@@ -209,6 +209,17 @@ def _figure(charts: Sequence[Chart]) -> "Figure":
             xs, ys = zip(*series.points, strict=True)
             style = "--" if series.dots else "o" if chart.log else "-"
             axes.plot(xs, ys, style, label=visible(series.name))
+        if chart.log:
+            drawn = [point for series in chart.series if not series.dots for point in series.points if min(point) > 0]
+            _mark_values(axes, drawn)
         axes.legend()
         axes.grid(alpha=0.3, which="both")
     return cast("Figure", figure)
+
+
+def _mark_values(axes: Any, points: Sequence[tuple[float, float]]) -> None:
+    """Ticks at the points' own numbers: what matplotlib gives a log axis is written in TeX, which is off here."""
+    axes.minorticks_off()
+    for axis, values in zip((axes.xaxis, axes.yaxis), zip(*points, strict=True), strict=False):
+        places = ticks(values, 6, math.log)
+        axis.set_ticks(places, [f"{place:.3g}" for place in places])

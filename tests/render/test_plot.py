@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from llmcli.render.plot import Chart, Series, draw, draw_plane, tick_labels, ticks
+from llmcli.render.plot import Chart, Series, _figure, draw, draw_plane, tick_labels, ticks
 
 QUARTERS = "▘▝▀▖▌▞▛▗▚▐▜▄▙▟█"
 WAVE = [(i / 4, math.cos(i / 4)) for i in range(129)]
@@ -123,3 +123,16 @@ def test_tick_labels_are_as_short_as_they_may_be(places: list[float], expected: 
 def test_the_library_is_loaded_by_drawing_alone() -> None:
     program = "import sys; from llmcli.render import plot; print('plotext' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_ticks_of_a_log_axis_in_a_picture_are_the_points_numbers() -> None:
+    pytest.importorskip("matplotlib")
+    points = [(356672.0, 2.228392), (1041280.0, 2.044882), (2570304.0, 1.98849)]
+    chart = Chart(
+        "law", "parameters", "bits", [Series("runs", points), Series("fit", points[::2], dots=True)], log=True
+    )
+    figure = _figure([chart])
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels(which="both")] == ["3.57e+05", "1.04e+06", "2.57e+06"]
+    assert [label.get_text() for label in axes.get_yticklabels(which="both")] == ["1.99", "2.04", "2.23"]
