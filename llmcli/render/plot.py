@@ -210,8 +210,8 @@ def _figure(charts: Sequence[Chart]) -> "Figure":
             style = "--" if series.dots else "o" if chart.log else "-"
             axes.plot(xs, ys, style, label=visible(series.name))
         if chart.log:
-            drawn = [point for series in chart.series if not series.dots for point in series.points if min(point) > 0]
-            _mark_values(axes, drawn)
+            drawn = (_drawable(series.points, chart.log) for series in chart.series if not series.dots)
+            _mark_values(axes, list(itertools.chain.from_iterable(drawn)))
         axes.legend()
         axes.grid(alpha=0.3, which="both")
     return cast("Figure", figure)
@@ -222,4 +222,4 @@ def _mark_values(axes: Any, points: Sequence[tuple[float, float]]) -> None:
     axes.minorticks_off()
     for axis, values in zip((axes.xaxis, axes.yaxis), zip(*points, strict=True), strict=False):
         places = ticks(values, 6, math.log)
-        axis.set_ticks(places, [f"{place:.3g}" for place in places])
+        axis.set_ticks(places, tick_labels(places))

@@ -134,5 +134,5 @@ def test_ticks_of_a_log_axis_in_a_picture_are_the_points_numbers() -> None:
     figure = _figure([chart])
     figure.canvas.draw()
     (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_xticklabels(which="both")] == ["3.57e+05", "1.04e+06", "2.57e+06"]
-    assert [label.get_text() for label in axes.get_yticklabels(which="both")] == ["1.99", "2.04", "2.23"]
+    assert [label.get_text() for label in axes.get_xticklabels(which="both")] == ["356672", "1.04e+06", "2.57e+06"]
+    assert [label.get_text() for label in axes.get_yticklabels(which="both")] == ["1.988", "2.045", "2.228"]
