@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmcli.model.activations import ACTIVATIONS, ONEDNN
+from llmcli.model.cast import as_dtype
 
 FLOAT16_MAX = 65504.0
 _TINY = torch.finfo(torch.float32).tiny
@@ -77,12 +78,12 @@ class BFloat16(Form):
         self._bias = None if bias is None else bias.bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _product(x.bfloat16(), self._packed, self._bias)
+        return _product(as_dtype(x, torch.bfloat16), self._packed, self._bias)
 
     def activated(self, x: Tensor, activation: str) -> Tensor:
         if activation not in ONEDNN:
             return super().activated(x, activation)
-        return _product(x.bfloat16(), self._packed, self._bias, *ONEDNN[activation])
+        return _product(as_dtype(x, torch.bfloat16), self._packed, self._bias, *ONEDNN[activation])
 
     def dense(self) -> Tensor:
         weight: Tensor = self._packed.to_dense().float()
@@ -110,7 +111,7 @@ class Float16(Form):
     def __call__(self, x: Tensor) -> Tensor:
         if x.numel() != x.shape[-1]:
             return self._many(x.bfloat16())
-        return self._wide(x.float()) if self.wide else F.linear(x.half(), self._weight, self._bias)
+        return self._wide(x.float()) if self.wide else F.linear(as_dtype(x, torch.float16), self._weight, self._bias)
 
     def _wide(self, x: Tensor) -> Tensor:
         """One row scaled to a largest value of 1, so that nothing overflows: float32."""
@@ -164,7 +165,7 @@ class Int8(Form):
         self._divide = None if channels is None else 1.0 / channels
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.float() if self._divide is None else x * self._divide
+        x = as_dtype(x, torch.float32) if self._divide is None else x * self._divide
         if x.numel() == x.shape[-1]:
             y: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed)
             return y
@@ -191,9 +192,11 @@ class Int4(Form):
         self._bias = None if bias is None else bias.bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
-        flat = x.bfloat16().reshape(-1, x.shape[-1])
-        whole = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._packed, self._group, self._scales)
-        y: Tensor = whole[:, : self._rows].reshape(*x.shape[:-1], self._rows)
+        flat = as_dtype(x, torch.bfloat16).reshape(-1, x.shape[-1])
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._packed, self._group, self._scales)
+        if y.shape[1] != self._rows:
+            y = y[:, : self._rows]
+        y = y.reshape(*x.shape[:-1], self._rows)
         return y if self._bias is None else y + self._bias
 
     def dense(self) -> Tensor:

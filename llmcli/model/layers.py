@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from llmcli.model.activations import ACTIVATIONS
 from llmcli.model.attend import attend, attention_scores, attention_weights, causal_mask, full_mask
 from llmcli.model.cache import LayerStore
+from llmcli.model.cast import as_dtype
 from llmcli.model.config import ModelConfig
 from llmcli.model.linear import Linear, Part
 from llmcli.model.positions import rotate
@@ -38,7 +39,7 @@ class LayerNorm(Part):
         self.bias = nn.Parameter(torch.empty(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.bias, self.eps)
+        return F.layer_norm(as_dtype(x, self.weight.dtype), self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(Part):
@@ -60,7 +61,7 @@ class RMSNorm(Part):
             row = x.reshape(-1)
             scale: float = (float(row.dot(row)) / len(row) + self.eps) ** -0.5
             return x.mul(scale).mul_(1.0 + weight if self.offset else weight)
-        return F.rms_norm(x.to(weight.dtype), weight.shape, 1.0 + weight if self.offset else weight, self.eps)
+        return F.rms_norm(as_dtype(x, weight.dtype), weight.shape, 1.0 + weight if self.offset else weight, self.eps)
 
 
 class Identity(Part):
@@ -122,8 +123,7 @@ class Attention(Part):
             q, k, v = self._separate(x, rope, tap)
         if cache is not None:
             k, v = cache.append(k, v)
-            if q.dtype != k.dtype:  # attention computes in the dtype that the cache is read in
-                q = q.to(k.dtype)
+            q = as_dtype(q, k.dtype)  # attention computes in the dtype that the cache is read in
         mask = causal_mask(q.shape[2], k.shape[2], self.window, q.device)
         if visible is not None:
             visible = visible[..., : k.shape[2]]
@@ -134,18 +134,16 @@ class Attention(Part):
         heads = attend(q, k, v, mask, scale=self.scale, softcap=self.softcap, rounded=rounded)
         if tap is not None:
             heads = tap("heads", self.layer, heads)
-        batch, _, queries, _ = heads.shape
-        heads = heads.transpose(1, 2).reshape(batch, queries, -1)
-        return cast(Tensor, self.o(heads if rounded else heads.to(x.dtype)))
+        heads = _side_by_side(heads)
+        return cast(Tensor, self.o(heads if rounded else as_dtype(heads, x.dtype)))
 
     def _stacked(self, qkv: Linear, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """`_separate` in a third of its operations, which are what a decode step of a small model costs: q and k lie
         side by side and are turned at once."""
-        batch, queries, _ = x.shape
         turning = self.num_heads + self.num_kv_heads
-        heads = qkv(x).to(x.dtype).view(batch, queries, -1, self.head_dim).transpose(1, 2)
-        qk, v = heads.split((turning, self.num_kv_heads), dim=1)
-        q, k = (qk if rope is None else rotate(qk, *rope)).split((self.num_heads, self.num_kv_heads), dim=1)
+        heads = _heads(as_dtype(qkv(x), x.dtype), self.head_dim)
+        qk, v = heads.split_with_sizes((turning, self.num_kv_heads), dim=1)
+        q, k = (qk if rope is None else rotate(qk, *rope)).split_with_sizes((self.num_heads, self.num_kv_heads), dim=1)
         return q, k, v
 
     def _separate(
@@ -167,7 +165,7 @@ class Attention(Part):
             q, k, v = self.q(x), self.k(x), self.v(x)
         else:
             sizes = [heads * self.head_dim for heads in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
-            q, k, v = self.qkv(x).to(x.dtype).split(sizes, dim=-1)
+            q, k, v = as_dtype(self.qkv(x), x.dtype).split_with_sizes(sizes, dim=-1)
         if self.qk_norm == "full":
             q, k = self.q_norm(q), self.k_norm(k)
         batch, queries, _ = x.shape
@@ -188,6 +186,20 @@ class Attention(Part):
         scores = attention_scores(q[:, index], k[:, index // group], self.scale, self.softcap)
         scores = tap("scores", self.layer, scores)
         tap("weights", self.layer, attention_weights(scores, full_mask(mask, q, k)))
+
+
+def _heads(x: Tensor, head_dim: int) -> Tensor:
+    """(batch, queries, heads * head_dim) -> (batch, heads, queries, head_dim)."""
+    batch, queries, _ = x.shape
+    if queries == 1:
+        return x.view(batch, -1, 1, head_dim)  # the order in memory already
+    return x.view(batch, queries, -1, head_dim).transpose(1, 2)
+
+
+def _side_by_side(heads: Tensor) -> Tensor:
+    """(batch, heads, queries, head_dim) -> (batch, queries, heads * head_dim)."""
+    batch, _, queries, _ = heads.shape
+    return (heads if queries == 1 else heads.transpose(1, 2)).reshape(batch, queries, -1)
 
 
 class FeedForward(Part):

@@ -11,6 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from llmcli.model.cast import as_dtype
 from llmcli.model.config import RopeConfig
 
 
@@ -161,4 +162,4 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     dim = cos.shape[-1]
     if dim < x.shape[-1]:
         return torch.cat((rotate(x[..., :dim], cos, sin), x[..., dim:]), dim=-1)
-    return torch.addcmul(x * cos, x.roll(dim // 2, -1), sin).to(x.dtype)
+    return as_dtype(torch.addcmul(x * cos, x.roll(dim // 2, -1), sin), x.dtype)
