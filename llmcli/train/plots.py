@@ -17,7 +17,7 @@ _ENOUGH = 3
 def charts_of(paths: Sequence[Path]) -> tuple[list[Chart], list[str]]:
     """The charts of some logs, and what is to be said of charts that cannot be drawn. Raises UsageError."""
     logs = [read_log(path) for path in paths]
-    names = _distinct([log.name for log in logs])
+    names = _names(logs)
     fits = _fits(logs)
     scaling = [_scaling(fit, fit.law, names) for fit in fits if fit.law is not None]
     return [_curves(logs, names), *scaling], _notes(fits)
@@ -26,7 +26,7 @@ def charts_of(paths: Sequence[Path]) -> tuple[list[Chart], list[str]]:
 def figures_of(paths: Sequence[Path]) -> tuple[dict[str, Any], list[str]]:
     """The same as numbers fit for JSON, None where one is not known; and the same notes. Raises UsageError."""
     logs = [read_log(path) for path in paths]
-    names = _distinct([log.name for log in logs])
+    names = _names(logs)
     fits = _fits(logs)
     runs = [_run(path, name, log) for path, name, log in zip(paths, names, logs, strict=True)]
     return {"runs": runs, "laws": [_law(fit, fit.law) for fit in fits if fit.law is not None]}, _notes(fits)
@@ -107,6 +107,12 @@ def _scaling(fit: _Fit, law: PowerLaw, names: Sequence[str]) -> Chart:
     return Chart(f"final loss against {title}", title, "bits per byte", series, log=True)
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
-    """Names, numbered where they repeat."""
-    return [f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+def _names(logs: Sequence[RunLog]) -> list[str]:
+    """What tells the runs apart: the recipe's name, with the size where it trained several, numbered if need be."""
+    names = [log.name for log in logs]
+    sized = [_sized(log) if names.count(log.name) > 1 else log.name for log in logs]
+    return [f"{name} ({sized[: i + 1].count(name)})" if sized.count(name) > 1 else name for i, name in enumerate(sized)]
+
+
+def _sized(log: RunLog) -> str:
+    return f"{log.name}, {log.parameters / 1e6:.3g} million" if math.isfinite(log.parameters) else log.name

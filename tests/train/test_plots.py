@@ -12,9 +12,12 @@ from llmcli.train.plots import charts_of, figures_of
 from llmcli.train.scaling import fit_power_law
 
 
-def write_log(path: Path, parameters: int, final: float, *, steps: int = 20, facts: bool = True) -> Path:
+def write_log(
+    path: Path, parameters: int, final: float, *, steps: int = 20, facts: bool = True, name: str = ""
+) -> Path:
     log = Log(path)
-    log.begin({"name": f"m{parameters}", "parameters": parameters, "tokens_per_step": 100} if facts else {}, 0)
+    said = {"name": name or f"m{parameters}", "parameters": parameters, "tokens_per_step": 100}
+    log.begin(said if facts else {}, 0)
     for step in range(steps):
         bits = final + 2 * 0.7**step
         log.write(Event("step", step, {"bits_per_byte": bits, "loss": 3 * bits}))
@@ -140,6 +143,14 @@ def test_runs_of_one_size_have_no_law_and_that_is_said(tmp_path: Path) -> None:
     assert len({series.name for series in charts[0].series}) == 6
     old = [write_log(tmp_path / f"old{n}.jsonl", 500, 2.0, facts=False) for n in range(3)]
     assert len(charts_of(old)[0]) == 1
+
+
+def test_runs_of_one_recipe_are_told_apart_by_size_then_by_number(tmp_path: Path) -> None:
+    sizes = (1_234_000, 500_000, 500_000)
+    paths = [write_log(tmp_path / f"{n}.jsonl", size, 2.0, name="small") for n, size in enumerate(sizes)]
+    paths.append(write_log(tmp_path / "other.jsonl", 500_000, 2.0, name="other"))
+    names = [run["name"] for run in figures_of(paths)[0]["runs"]]
+    assert names == ["small, 1.23 million", "small, 0.5 million (1)", "small, 0.5 million (2)", "other"]
 
 
 def test_a_png(tmp_path: Path) -> None:
