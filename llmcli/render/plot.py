@@ -207,7 +207,7 @@ def _figure(charts: Sequence[Chart]) -> "Figure":
             axes.set(xscale="log", yscale="log")
         for series in chart.series:
             xs, ys = zip(*series.points, strict=True)
-            style = "--" if series.dots else "o" if chart.log else "-"
+            style = "--" if series.dots else "o" if chart.log or len(xs) == 1 else "-"
             axes.plot(xs, ys, style, label=visible(series.name))
         if chart.log:
             drawn = (_drawable(series.points, chart.log) for series in chart.series if not series.dots)

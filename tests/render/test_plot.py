@@ -136,3 +136,10 @@ def test_ticks_of_a_log_axis_in_a_picture_are_the_points_numbers() -> None:
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_xticklabels(which="both")] == ["356672", "1.04e+06", "2.57e+06"]
     assert [label.get_text() for label in axes.get_yticklabels(which="both")] == ["1.988", "2.045", "2.228"]
+
+
+def test_a_single_point_is_seen_in_a_picture() -> None:
+    pytest.importorskip("matplotlib")
+    chart = Chart("loss", "step", "bits", [Series("training", [(0, 3.0), (1, 2.5)]), Series("validation", [(1, 2.6)])])
+    line, point = _figure([chart]).axes[0].get_lines()
+    assert (line.get_marker(), point.get_marker()) == ("None", "o")
