@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,11 +14,8 @@ from llmcli.settings import usable_cores
 if TYPE_CHECKING:
     from llmcli.render.training import View
     from llmcli.train.log import Event
-    from llmcli.train.origin import Origin
-    from llmcli.train.recipe import Recipe
     from llmcli.train.run import Request
 
-EXAMPLE = "llmcli train books/ --out runs/mine --recipe smoke"
 _WITHOUT_INIT = {
     "--plot": "leave out --init: --plot draws logs and trains nothing",
     "--export": "leave out --init: --export writes a checkpoint and trains nothing",
@@ -46,7 +43,7 @@ def train(
         typer.Option(
             "--recipe",
             metavar="NAME|FILE",
-            show_default="stories, or finetune with --init",
+            show_default="stories-first, or finetune with --init",
             help="A built-in recipe, or a TOML file.",
         ),
     ] = None,
@@ -102,8 +99,11 @@ def train(
     """Train a model on text, and write it as a Hugging Face folder.
 
     The run's folder holds checkpoint, log, vocabulary and token ids; a run that was stopped or killed goes on with
-    --resume, with the same numbers. With torchrun several processes share the work. Built-in recipes: stories,
-    stories-further, stories-gpt2, smoke, finetune.
+    --resume, with the same numbers. With torchrun several processes share the work.
+
+    Built-in recipes: stories and stories-gpt2 make the built-in models; smoke, finetune. A recipe may go on from
+    another (`after`), as stories does from stories-second and that from stories-first: these are trained before it,
+    in folders within the run's, and options that change a recipe change the last part.
 
     --init trains a model further (fine-tuning), in a run of its own: the model's shape stands in for that of the
     recipe, whatever else the recipe says holds, and the first validation comes before the first step. A run that goes
@@ -127,28 +127,36 @@ def train(
         return
     if png is not None:
         raise UsageError("--png is given without --plot", "add --plot and the logs to draw")
-    flags: dict[str, Any] = {
+    if not (corpus or recipe or resume or export):
+        from llmcli.train.recipe import EXAMPLE
+
+        raise UsageError("no corpus given", f"for example: {EXAMPLE}")
+    from llmcli.train.plan import Asked, plan
+
+    flags = {
         "schedule.steps": steps,
         "schedule.batch_tokens": batch_tokens,
         "optimizer.learning_rate": learning_rate,
         "seed": start,
         "dtype": dtype,
     }
-    if not (corpus or recipe or resume or export):
-        raise UsageError("no corpus given", f"for example: {EXAMPLE}")
-    named = recipe or ("finetune" if init is not None else "stories")
-    table, stored = _table(named, out, resume=resume or export is not None, is_given=recipe is not None)
-    origin = _origin(init, stored)
-    chosen = _recipe(table, flags, assign or [], origin)
-    out = out or Path("runs") / chosen.name
+    asked = Asked(
+        corpus=tuple(corpus or ()),
+        out=out,
+        recipe=recipe,
+        valid=valid,
+        tokenizer=tokenizer,
+        init=init,
+        resume=resume,
+        export=export is not None,
+        until=until,
+        flags=flags,
+        assignments=tuple(assign or ()),
+    )
     if export is not None:
-        _export(chosen, out, export, origin, json, quiet)
-        return
-    from llmcli.train.run import Request
-
-    paths, held_out = _texts(chosen, corpus or [], valid, stored)
-    request = Request(chosen, paths, held_out, out, tokenizer, resume, until, origin)
-    _train(request, device, threads or usable_cores(), json, quiet)
+        _export(plan(asked), export, json, quiet)
+    else:
+        _train(plan(asked), device, threads or usable_cores(), json, quiet)
 
 
 def _check_alone(given: dict[str, bool]) -> None:
@@ -158,79 +166,10 @@ def _check_alone(given: dict[str, bool]) -> None:
         raise UsageError(f"--init and {option} are both given", _WITHOUT_INIT[option])
 
 
-def _origin(init: str | None, stored: dict[str, Any]) -> "Origin":
-    """What a new run begins with, or what the run to be continued began with.
-
-    Raises UsageError where that is another model than --init names, ModelError for a model that cannot be read.
-    """
-    from llmcli.train.origin import Origin, find_origin, stored_origin
-
-    if not stored:
-        return Origin() if init is None else find_origin(init)
-    origin = stored_origin(stored)
-    if init is not None and (not origin.name or Path(init).resolve() != Path(origin.name).resolve()):
-        raise UsageError(
-            f"this run began with {origin.name or 'random weights'}, not with {init}",
-            "leave out --init, or give another --out",
-        )
-    return origin
-
-
-def _table(recipe: str, out: Path | None, *, resume: bool, is_given: bool) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The recipe as a table, and what the run to be continued says of itself (nothing for a new one): also its recipe,
-    unless another `is_given`."""
-    from llmcli.train.recipe import read_table
-
-    named = read_table(recipe)
-    place = out or Path("runs") / str(named["name"])
-    if not resume or not (place / "checkpoint.safetensors").exists():
-        return named, {}
-    from llmcli.train.state import NAME, read_facts
-
-    facts = read_facts(place / NAME)
-    if not is_given:
-        if "recipe" not in facts:
-            raise UsageError(f"the checkpoint in {place} does not hold its recipe", "name it with --recipe")
-        named = facts["recipe"]
-    return named, facts
-
-
-def _recipe(table: dict[str, Any], flags: dict[str, Any], assignments: list[str], origin: "Origin") -> "Recipe":
-    """The recipe to train by, its shape that of the model that the run begins with. Raises UsageError."""
-    import dataclasses
-
-    from llmcli.train.distributed import process_count
-    from llmcli.train.recipe import Override, build_recipe, parse_assignment
-    from llmcli.train.validate import FLAGS, check_recipe
-
-    overrides: list[Override] = [Override(k, v, FLAGS[k]) for k, v in flags.items() if v is not None]
-    assigned = [parse_assignment(each) for each in assignments]
-    if origin.shape is not None:
-        for each in assigned:
-            if each.key.split(".")[0] == "shape":
-                raise UsageError(f"{each.source}: the shape is that of {origin.name}", "leave it out")
-        table = {**table, "shape": dataclasses.asdict(origin.shape)}
-    recipe = build_recipe(table, [*assigned, *overrides])
-    check_recipe(recipe, process_count())
-    return recipe
-
-
-def _texts(
-    recipe: "Recipe", corpus: list[Path], valid: Path | None, stored: dict[str, Any]
-) -> tuple[tuple[Path, ...], Path | None]:
-    """Corpus and validation text: those given, else those of the run to be continued, else the recipe's."""
-    if corpus:
-        return tuple(corpus), valid
-    names, text = stored.get("corpus") or recipe.corpus, stored.get("valid", "" if stored else recipe.valid)
-    if not names:
-        raise UsageError("no corpus given, and the recipe names none", f"for example: {EXAMPLE}")
-    return tuple(map(Path, names)), valid or (Path(text) if text else None)
-
-
-def _export(recipe: "Recipe", out: Path, folder: Path, origin: "Origin", json: bool, quiet: bool) -> None:
+def _export(request: "Request", folder: Path, json: bool, quiet: bool) -> None:
     from llmcli.train.run import export_checkpoint
 
-    done = export_checkpoint(recipe, out, folder, origin)
+    done = export_checkpoint(request.recipe, request.out, folder, request.origin)
     if json:
         write_json({"schema_version": 1, "folder": str(folder), "steps": done})
     elif not quiet:
@@ -241,12 +180,12 @@ def _train(request: "Request", device: str, threads: int, json: bool, quiet: boo
     from llmcli.device import choose_device, set_threads
     from llmcli.model import heap
     from llmcli.train.distributed import joined
-    from llmcli.train.run import train
+    from llmcli.train.parts import train_in_parts
 
     set_threads(threads)
     heap.keep()
     with joined(choose_device(device)) as world, _view(quiet or not world.leads) as view:
-        figures = train(request, world, _Watcher(view))
+        figures = train_in_parts(request, world, _Watcher(view))
     if json and figures:
         write_json({"schema_version": 1, **figures})
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 
 from llmcli.errors import UsageError
 
+EXAMPLE = "llmcli train books/ --out runs/mine --recipe smoke"
 RECIPES = Path(__file__).parent / "recipes"
 Dtype = Literal["auto", "float32", "bfloat16"]
 Family = Literal["llama", "gpt2"]
@@ -72,6 +73,8 @@ class Optimizer:
 @dataclass(frozen=True)
 class Recipe:
     name: str = "custom"
+    after: str = ""
+    """The recipe, built-in or a file, whose model this one goes on from (`train.parts`); empty: random weights."""
     corpus: tuple[str, ...] = ()
     """Text to train on where the command line names none; relative to the current folder."""
     valid: str = ""

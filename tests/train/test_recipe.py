@@ -11,7 +11,7 @@ from train.small import write_recipe
 
 
 def test_the_built_in_recipes_are_fit_for_use() -> None:
-    assert builtin_recipes() == ["finetune", "smoke", "stories", "stories-further", "stories-gpt2"]
+    assert builtin_recipes() == ["finetune", "smoke", "stories", "stories-first", "stories-gpt2", "stories-second"]
     for name in builtin_recipes():
         recipe = read_recipe(name)
         check_recipe(recipe)
