@@ -4,15 +4,18 @@
     python benchmarks/floor.py --work /tmp/bench --only decode --shape gpt2
 
 A forward pass of `llmcli` is recorded as the operators that it calls, with their arguments; then these are called again
-with nothing between them: all of them, and those alone that multiply by weights. Beside them stand the pass itself and
-`transformers` in float32. All take turns, a figure is the median, and a ratio says how many times as fast as
-`transformers` it is. A target above the last column asks for other kernels than PyTorch's. Run it while nothing else
-runs.
+with nothing between them: all of them, and those alone that multiply by weights. Beside them stand the pass itself,
+`transformers` in float32, and a sum over a large tensor, which tells the bandwidth of memory: `memory` is what reading
+the weights of a decode step would take. All take turns, a figure is the median, and a ratio says how many times as fast
+as `transformers` it is. A target above `operators` asks for fewer or other operators, above `products` for kernels that
+are not PyTorch's, above `memory` for smaller weights. `others` are the operators that are no products: how many a pass
+calls, and how long each takes among the products. Run it while nothing else runs.
 """
 
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,9 +28,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 CONTEXT = 50
 PROMPT = 512
+READ = 1 << 28
+"""Bytes read to tell the bandwidth."""
 PRODUCTS = {"linear", "_linear_pointwise", "linear_dynamic", "_weight_int4pack_mm_for_cpu"}
 """Operators that read a weight matrix. Attention's own products are `bmm` and the fused kernel."""
 KINDS = {"decode": "a decode step after 50 tokens", "prefill": "a prompt of 512 tokens", "batch": "a step of 32 texts"}
+HEADS = ("the pass", "operators", "products", "memory", "others")
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -48,19 +54,21 @@ class Recording(TorchDispatchMode):
         return func(*args, **call[2])
 
 
-def one_pass(folder: Path, dtype: str, kind: str) -> Callable[[], None]:
-    """A forward pass of that kind, which can be run again and again."""
+def one_pass(folder: Path, dtype: str, kind: str) -> tuple[Callable[[], None], int]:
+    """A forward pass of that kind, which can be run again and again, and the bytes of the matrices that it reads."""
     from llmcli.batch import decode_rows, read_rows
     from llmcli.generation import decode_step, prefill
+    from llmcli.inspect.bench import matrix_bytes
     from llmcli.model.batch_cache import BatchCache
 
     model = (LlmcliRows if kind == "batch" else Llmcli)(folder, dtype).model
+    weights = matrix_bytes(model)
     if kind == "prefill":
-        return lambda: void(prefill(model, model.new_cache(), ids(PROMPT)))
+        return lambda: void(prefill(model, model.new_cache(), ids(PROMPT))), weights
     if kind == "batch":
         rows = BatchCache(model.config, BATCH, model.kv_dtype)
         read_rows(model, rows, [(row, ids(CONTEXT)) for row in range(BATCH)])
-        return lambda: void(decode_rows(model, rows, [7] * BATCH))
+        return lambda: void(decode_rows(model, rows, [7] * BATCH)), weights
     cache, fed = model.new_cache(), ids(CONTEXT)
     prefill(model, cache, fed)
 
@@ -68,7 +76,7 @@ def one_pass(folder: Path, dtype: str, kind: str) -> Callable[[], None]:
         decode_step(model, cache, [*fed, 7])
         cache.crop(CONTEXT)
 
-    return step
+    return step, weights
 
 
 def void(_: object) -> None:
@@ -96,23 +104,50 @@ def seconds(work: Callable[[], None], times: int) -> float:
     return median(taken)
 
 
-def floors(folder: Path, dtype: str, kind: str, rounds: int) -> list[float]:
-    """Ratios to `transformers` in float32: of the pass, of its operators alone, of its products alone."""
+@dataclass(frozen=True)
+class Floor:
+    """Ratios to `transformers` in float32, and what the operators take that are no products. `memory`: None but for a
+    decode step."""
+
+    whole: float
+    operators: float
+    products: float
+    memory: float | None
+    others: int
+    microseconds: float
+
+    def line(self) -> str:
+        memory = f"{self.memory:12.2f}" if self.memory else " " * 12
+        ratios = f"{self.whole:12.2f}{self.operators:12.2f}{self.products:12.2f}{memory}"
+        return f"{ratios}{self.others:12} x {self.microseconds:.1f} us"
+
+
+def floor(folder: Path, dtype: str, kind: str, rounds: int) -> Floor:
+    """All measured in turns."""
     base = Remote("Transformers", folder, "float32")
     asked = (PROMPT,) if kind == "prefill" else (CONTEXT, 8)
-    work = one_pass(folder, dtype, kind)
+    work, weights = one_pass(folder, dtype, kind)
     work()
     with Recording() as recording:
         work()
-    runs = [work, again(recording.calls), again(recording.products)]
+    buffer = torch.ones(READ // 4)
+    runs = [work, again(recording.calls), again(recording.products), lambda: void(buffer.sum())]
     figures: list[list[float]] = [[] for _ in range(1 + len(runs))]
     for _ in range(rounds):
         figures[0].append(median(base.ask(kind, *asked)))
         for figure, run in zip(figures[1:], runs, strict=True):
             figure.append(seconds(run, 2 if kind == "prefill" else 8))
     base.end()
-    theirs, *ours = map(median, figures)
-    return [theirs / each for each in ours]
+    theirs, whole, operators, products, reading = map(median, figures)
+    others = len(recording.calls) - len(recording.products)
+    return Floor(
+        theirs / whole,
+        theirs / operators,
+        theirs / products,
+        theirs / (reading * weights / READ) if kind == "decode" else None,
+        others,
+        1e6 * (operators - products) / others,
+    )
 
 
 def main() -> None:
@@ -126,10 +161,9 @@ def main() -> None:
     for shape in shapes.SHAPES if given.shape == "both" else [given.shape]:
         folder = shapes.make(shape, given.work)
         for kind in KINDS if given.only == "all" else [given.only]:
-            print(f"\n{shape}, {KINDS[kind]}\n{'':10}{'the pass':>12}{'operators':>12}{'products':>12}")
+            print(f"\n{shape}, {KINDS[kind]}\n{'':10}" + "".join(f"{head:>12}" for head in HEADS))
             for dtype in ("auto", "int8") if kind == "batch" else ("float32", "auto", "int8", "int4"):
-                ratios = floors(folder, dtype, kind, given.rounds)
-                print(f"{dtype:10}" + "".join(f"{ratio:12.2f}" for ratio in ratios), flush=True)
+                print(f"{dtype:10}{floor(folder, dtype, kind, given.rounds).line()}", flush=True)
 
 
 if __name__ == "__main__":
