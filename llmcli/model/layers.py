@@ -15,6 +15,8 @@ from llmcli.model.linear import Linear, Part
 from llmcli.model.positions import rotate
 from llmcli.model.tap import Tap
 
+_ZERO = torch.zeros((), device="cpu")
+
 
 class Embedding(Part):
     """A table of vectors, one a row. Without the initialisation of torch's own, which on the meta device costs an
@@ -56,11 +58,12 @@ class RMSNorm(Part):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
-        if x.numel() == weight.numel() and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled():
-            # One row: a dot product and two multiplications, where `rms_norm` is seven operations.
+        one_row = x.is_cpu and x.numel() == len(weight)
+        if one_row and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled():
+            # One row: a dot product and 0 + scale * x * weight, where `rms_norm` is seven operations.
             row = x.reshape(-1)
             scale: float = (float(row.dot(row)) / len(row) + self.eps) ** -0.5
-            return x.mul(scale).mul_(1.0 + weight if self.offset else weight)
+            return torch.addcmul(_ZERO, x, 1.0 + weight if self.offset else weight, value=scale)
         return F.rms_norm(as_dtype(x, weight.dtype), weight.shape, 1.0 + weight if self.offset else weight, self.eps)
 
 
