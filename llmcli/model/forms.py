@@ -160,8 +160,8 @@ class Int8(Form):
         with warnings.catch_warnings():  # that such tensors will go one day; `pack.lacking` asks for what they need
             warnings.simplefilter("ignore", UserWarning)
             quantized = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)
-        self._packed = torch.ops.quantized.linear_prepack(quantized, bias if bias is None else bias.float())
-        self._bias = bias
+        self._bias = None if bias is None else bias.float()
+        self._packed = torch.ops.quantized.linear_prepack(quantized, self._bias)
         self._divide = None if channels is None else 1.0 / channels
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -171,8 +171,8 @@ class Int8(Form):
             return y
         size = x.abs().amax(-1, keepdim=True).clamp_min_(_TINY)  # `vector_norm` takes twelve times as long
         y = torch.ops.quantized.linear_dynamic(x / size, self._packed)
-        # The kernel has added the bias to the scaled product.
-        return y.mul_(size) if self._bias is None else y.sub_(self._bias).mul_(size).add_(self._bias)
+        # The kernel has added the bias to the scaled product: (y - bias) * size + bias.
+        return y.mul_(size) if self._bias is None else torch.lerp(self._bias, y, size, out=y)
 
     def dense(self) -> Tensor:
         weight: Tensor = torch.ops.quantized.linear_unpack(self._packed)[0].dequantize()
