@@ -60,9 +60,8 @@ class RMSNorm(Part):
         weight = self.weight
         one_row = x.is_cpu and x.numel() == len(weight)
         if one_row and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled():
-            # One row: a dot product and 0 + scale * x * weight, where `rms_norm` is seven operations.
-            row = x.reshape(-1)
-            scale: float = (float(row.dot(row)) / len(row) + self.eps) ** -0.5
+            # One row: its norm and 0 + scale * x * weight, where `rms_norm` is seven operations.
+            scale: float = (float(torch.linalg.vector_norm(x)) ** 2 / len(weight) + self.eps) ** -0.5
             return torch.addcmul(_ZERO, x, 1.0 + weight if self.offset else weight, value=scale)
         return F.rms_norm(as_dtype(x, weight.dtype), weight.shape, 1.0 + weight if self.offset else weight, self.eps)
 
@@ -225,8 +224,14 @@ class FeedForward(Part):
         if not self.gated:
             hidden = self.up.activated(x, self.activation)
         else:
-            gate, up = (self.gate(x), self.up(x)) if self.gate_up is None else self.gate_up(x).chunk(2, dim=-1)
+            gate, up = self._gate_and_up(x)
             hidden = ACTIVATIONS[self.activation](gate) * up
         if tap is not None:
             hidden = tap("ffn_hidden", self.layer, hidden)
         return cast(Tensor, self.down(hidden))
+
+    def _gate_and_up(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.gate_up is None:
+            return self.gate(x), self.up(x)
+        gate, up = self.gate_up(x).split_with_sizes((self.gate.out_features, self.up.out_features), dim=-1)
+        return gate, up
