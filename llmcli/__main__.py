@@ -7,7 +7,7 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from llmcli.errors import EXIT_INTERRUPT, EXIT_OK, LlmcliError, UsageError
-from llmcli.interrupts import Stopped, received
+from llmcli.interrupts import Stopped, listen, received
 
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -18,6 +18,7 @@ def main() -> int:
         _handle_signals(_stop)
         sys.unraisablehook = _stop_unheard
         _open_streams()
+        listen()
         code = run(sys.argv[1:])
         _handle_signals(_leave)
     except BaseException as error:  # a signal's exception is raised once at most, wherever it finds the program

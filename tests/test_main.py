@@ -289,6 +289,37 @@ def test_nohup_is_respected() -> None:
     assert done.returncode == 143
 
 
+# Waits for input after a signal that was swallowed, or while one comes to another thread, which interrupts no read.
+WAITING = """
+import os, signal, sys, threading, time
+from llmcli import __main__ as program
+from llmcli.cli import app, io
+
+def elsewhere():
+    time.sleep(0.3)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+def invoke(arguments):
+    if arguments == ["swallowed"]:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            pass
+    else:
+        threading.Thread(target=elsewhere, daemon=True).start()
+    return len(io.read_text("-", None, example=""))
+
+app.invoke = invoke
+sys.exit(program.main())
+"""
+
+
+@pytest.mark.parametrize("how", ["swallowed", "elsewhere"])
+def test_a_signal_does_not_wait_for_input(how: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", WAITING, how], stdin=subprocess.PIPE) as child:
+        assert child.wait(20) == 143
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_at_any_moment(number: signal.Signals, shared: Path) -> None:

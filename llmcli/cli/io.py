@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.interrupts import patient
 
 CHUNK_BYTES = 1 << 20
 
@@ -71,7 +72,7 @@ def stdin_is_piped() -> bool:
 def _stdin() -> IO[bytes]:
     if sys.stdin is None:
         raise UsageError("stdin is closed", "give the text as an argument or with --file")
-    return sys.stdin.buffer
+    return patient(sys.stdin.buffer)
 
 
 def _argument_bytes(argument: str) -> bytes:
