@@ -40,7 +40,7 @@ def patient(stream: IO[bytes]) -> IO[bytes]:
     between the last instruction and the read does neither, and waits for input as the read does. It has written its
     byte by then, for which is waited as well.
     """
-    if not _wakers or os.name != "posix":
+    if not _wakers:
         return stream
     return io.BufferedReader(_Patient(stream.fileno(), _wakers[-1]), 1 << 16)
 
@@ -59,6 +59,4 @@ class _Patient(io.RawIOBase):
             if self._waker in ready:
                 os.read(self._waker, 64)  # of a signal that does not end the program
             if self._descriptor in ready:
-                data = os.read(self._descriptor, len(memoryview(buffer)))
-                memoryview(buffer)[: len(data)] = data
-                return len(data)
+                return os.readv(self._descriptor, [buffer])

@@ -11,6 +11,7 @@ from it twice as fast. So there are few more slots than tokens, and a buffer gro
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from llmcli.model.config import ModelConfig
 _SPARE = 16
 """Slots that a buffer grows by at least, and one more for so many that it has: to copy all costs as much as some steps'
 attention, and each slot to spare a little of every step's."""
+
+_Positions = TypeVar("_Positions", int, Tensor)
 
 Kept = tuple[Tensor, Tensor]
 """Keys and values of one row and layer, (kv_heads, slots, head_dim)."""
@@ -133,9 +136,8 @@ class _LayerRows:
         `even`: the position of all rows where it is one, which is written in a tenth of the time."""
         count = new[0].shape[0]
         if even is not None:
-            slot = even if self.window is None else even % self.window
             for buffer, tensor in zip(self._buffers, new, strict=True):
-                buffer[:count].narrow(2, slot, 1).copy_(tensor)
+                buffer[:count].narrow(2, self._slots(even), 1).copy_(tensor)
         else:
             rows, slots = torch.arange(count, device=positions.device), self._slots(positions)
             for buffer, tensor in zip(self._buffers, new, strict=True):
@@ -159,7 +161,7 @@ class _LayerRows:
     def allocated_bytes(self) -> int:
         return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers)
 
-    def _slots(self, positions: Tensor) -> Tensor:
+    def _slots(self, positions: _Positions) -> _Positions:
         return positions if self.window is None else positions % self.window
 
     def make_room(self, tokens: int) -> int:

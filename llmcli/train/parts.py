@@ -8,7 +8,7 @@ from llmcli.errors import UsageError
 from llmcli.train.distributed import World, process_count
 from llmcli.train.origin import find_origin
 from llmcli.train.recipe import Recipe, read_recipe
-from llmcli.train.run import Request, Watcher, train
+from llmcli.train.run import Request, Watcher, export_checkpoint, train
 from llmcli.train.state import NAME, read_facts
 from llmcli.train.validate import check_recipe
 
@@ -39,7 +39,11 @@ def train_in_parts(request: Request, world: World, watcher: Watcher) -> dict[str
     origin, tokenizer = request.origin, request.tokenizer
     for number, recipe in enumerate(before, 1):
         out = request.out / recipe.name
-        if not (request.resume and _is_done(out, recipe)):
+        if request.resume and _is_done(out, recipe):
+            if world.leads:  # the run may have been killed before it wrote its model, or with that of an earlier stop
+                export_checkpoint(recipe, out, out, origin)
+            world.wait()
+        else:
             watcher.note(f"part {number} of {len(before) + 1}: {recipe.name}, in {out}")
             part = replace(request, recipe=recipe, out=out, origin=origin, tokenizer=tokenizer, until=None)
             figures = train(part, world, watcher)
@@ -53,8 +57,5 @@ def train_in_parts(request: Request, world: World, watcher: Watcher) -> dict[str
 
 
 def _is_done(out: Path, recipe: Recipe) -> bool:
-    """Whether a part's last step is saved, and its model written."""
-    if not ((out / NAME).exists() and (out / "model.safetensors").exists()):
-        return False
-    steps: int = read_facts(out / NAME)["step"]
-    return steps >= recipe.schedule.steps
+    """Whether a part's last step is saved."""
+    return (out / NAME).exists() and bool(read_facts(out / NAME)["step"] >= recipe.schedule.steps)

@@ -59,6 +59,11 @@ def test_a_run_that_was_stopped_in_a_part_goes_on_there(tmp_path: Path) -> None:
     first = train(corpus, "--recipe", late, "--out", run, "--resume", "--until", 3)
     assert first.returncode == 0, first.stderr
     assert "going on after 5 steps" in first.stderr
+    (run / "checkpoint.safetensors").unlink()  # as if it had been killed between the parts,
+    (run / "early" / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())  # its model not written
+    again = train(corpus, "--recipe", late, "--out", run, "--resume", "--until", 3)
+    assert again.returncode == 0, again.stderr
+    assert "part 1" not in again.stderr
     last = train("--out", run, "--resume")
     assert last.returncode == 0, last.stderr
     assert "part 1" not in last.stderr
