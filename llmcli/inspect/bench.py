@@ -104,7 +104,8 @@ def bench(
         for length in prefills:
             prefill_times[length].append(_prefill(model, length))
         for length in contexts:
-            times, cache_bytes[length] = _decode(model, length)
+            with model.traced.at_once():
+                times, cache_bytes[length] = _decode(model, length)
             decode_times[length] += times
     bandwidth, weights = max(bandwidths), matrix_bytes(model)
     return Bench(

@@ -66,8 +66,8 @@ def attend(
         return _blocks(q, k, v, scale)
     if queries == 1 and q.shape[0] > 1 and q.device.type == "cpu" and q.dtype == torch.float32:
         return _one_each(q, k, v, mask, scale)
-    grouped = q.shape[1] != k.shape[1]
-    causal = mask is None and queries > 1
+    grouped = bool(q.shape[1] != k.shape[1])  # where a step is traced, sizes and what they give are tensors
+    causal = bool(mask is None and queries > 1)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped)
 
 
@@ -99,7 +99,7 @@ def _one_each(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
     scores = torch.bmm(rows, k.flatten(0, 1).transpose(1, 2)).view(batch, heads, 1, -1)
     if mask is not None:
         scores.masked_fill_(~mask, float("-inf"))
-    return torch.bmm(scores.softmax(-1).view(len(rows), -1, k.shape[2]), v.flatten(0, 1)).view(q.shape)
+    return torch.bmm(scores.softmax(-1).view(rows.shape[0], -1, k.shape[2]), v.flatten(0, 1)).view(q.shape)
 
 
 def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float) -> Tensor:

@@ -9,21 +9,21 @@ A decode step gets a layer's slots all, filled or not: rows that follow one anot
 from it twice as fast. So there are few more slots than tokens, and a buffer grows often, by little.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from llmcli.model.cache import LayerStore, read_as
+from llmcli.model.cache import LayerStore, StepTensors, read_as
+from llmcli.model.cast import as_dtype
 from llmcli.model.config import ModelConfig
+from llmcli.model.scripted import scripted
 
 _SPARE = 16
 """Slots that a buffer grows by at least, and one more for so many that it has: to copy all costs as much as some steps'
 attention, and each slot to spare a little of every step's."""
-
-_Positions = TypeVar("_Positions", int, Tensor)
 
 Kept = tuple[Tensor, Tensor]
 """Keys and values of one row and layer, (kv_heads, slots, head_dim)."""
@@ -38,13 +38,48 @@ class RowCopy:
 
 
 @dataclass
-class Pass:
-    """What one forward pass sees of a `BatchCache`; see `CausalLM.forward` for `positions` and `visible`."""
+class Reading:
+    """The pass that reads whole texts into rows, as a `Store`; see `CausalLM.forward` for `positions`."""
 
     layers: Sequence[LayerStore]
     positions: Tensor
-    visible: Tensor | None
     length: int = 0
+
+
+@dataclass
+class RowsStep:
+    """The pass that adds a token to each row, as a `Store` and a `Step`; see `CausalLM.forward` for `positions` and
+    `visible`. `even`: whether the rows are of one length, so that they are written by one copy, in a tenth of the time.
+    """
+
+    positions: Tensor
+    visible: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+    windows: list[int | None]
+    even: bool
+    length: int = 0
+
+    @property
+    def layers(self) -> Sequence[LayerStore]:
+        layers = zip(self.keys, self.values, self.windows, strict=True)
+        return [_Slots(keys, values, _slots(self.positions[:, 0], w), self.even) for keys, values, w in layers]
+
+    @property
+    def kind(self) -> Hashable:
+        """What steps have in common that one graph can compute."""
+        return self.keys[0].dtype, self.even, len(self.positions) == 1
+
+    def step(self) -> "RowsStep":
+        return self
+
+    @property
+    def tensors(self) -> StepTensors:
+        return self.positions, self.visible, self.keys, self.values
+
+    @property
+    def of(self) -> "Callable[..., RowsStep]":
+        return partial(RowsStep, windows=self.windows, even=self.even)
 
 
 class BatchCache:
@@ -58,7 +93,7 @@ class BatchCache:
         self.lengths = [0] * rows
         self._layers = [_LayerRows(config.window(i), rows, dtype) for i in range(config.num_layers)]
 
-    def entering(self, rows: Sequence[int], lengths: Sequence[int], device: torch.device) -> Pass:
+    def entering(self, rows: Sequence[int], lengths: Sequence[int], device: torch.device) -> Reading:
         """The pass that reads whole texts into rows, whatever these held: ids (texts, longest), each text from the
         first column on; what stands behind it is not kept."""
         for row, length in zip(rows, lengths, strict=True):
@@ -66,17 +101,19 @@ class BatchCache:
         ends = torch.tensor(lengths, device=device)[:, None]
         # What stands behind a text counts as its last token, so that no position lies outside the text.
         positions = torch.minimum(torch.arange(max(lengths), device=device)[None], ends - 1)
-        return Pass([_Entering(layer, rows, lengths) for layer in self._layers], positions, None)
+        return Reading([_Entering(layer, rows, lengths) for layer in self._layers], positions)
 
-    def decoding(self, count: int, device: torch.device) -> Pass:
+    def decoding(self, count: int, device: torch.device) -> RowsStep:
         """The pass that adds a token to each of the first `count` rows: ids (count, 1)."""
         lengths = self.lengths[:count]
         positions = torch.tensor(lengths, device=device)
         slots = max(layer.make_room(max(lengths) + 1) for layer in self._layers)
         visible = (torch.arange(slots, device=device) <= positions[:, None])[:, None, None]
         self.lengths[:count] = [length + 1 for length in lengths]
-        even = lengths[0] if len(set(lengths)) == 1 else None
-        return Pass([_Decoding(layer, positions, even) for layer in self._layers], positions[:, None], visible)
+        keys, values = zip(*(layer.buffers for layer in self._layers), strict=True)
+        windows = [layer.window for layer in self._layers]
+        even = len(set(lengths)) == 1
+        return RowsStep(positions[:, None], visible, list(keys), list(values), windows, even)
 
     @torch.inference_mode()
     def copy(self, row: int) -> RowCopy:
@@ -114,75 +151,58 @@ class _LayerRows:
         self.window = window
         self._rows = rows
         self._dtype = dtype
-        self._buffers: list[Tensor] = []
+        self.buffers: list[Tensor] = []
 
     def enter(self, new: Kept, rows: Sequence[int], lengths: Sequence[int]) -> Kept:
         """Takes in whole texts; new (texts, kv_heads, longest, head_dim), which it returns as they will be read."""
         self._reserve(max(lengths), new[0])
         read: list[Tensor] = []
-        for buffer, tensor in zip(self._buffers, new, strict=True):
+        for buffer, tensor in zip(self.buffers, new, strict=True):
             stored = tensor.to(buffer.dtype)
             for text, (row, length) in enumerate(zip(rows, lengths, strict=True)):
                 start = 0 if self.window is None else max(0, length - self.window)
                 if start == 0:
                     buffer[row, :, :length] = stored[text, :, :length]
                 else:
-                    buffer[row, :, self._slots(torch.arange(start, length))] = stored[text, :, start:length]
+                    buffer[row, :, _slots(torch.arange(start, length), self.window)] = stored[text, :, start:length]
             read.append(stored.to(read_as(tensor)))
         return read[0], read[1]
 
-    def step(self, new: Kept, positions: Tensor, even: int | None) -> Kept:
-        """Adds a token to each row, for which there is room; new (rows, kv_heads, 1, head_dim). Returns all slots.
-        `even`: the position of all rows where it is one, which is written in a tenth of the time."""
-        count = new[0].shape[0]
-        if even is not None:
-            for buffer, tensor in zip(self._buffers, new, strict=True):
-                buffer[:count].narrow(2, self._slots(even), 1).copy_(tensor)
-        else:
-            rows, slots = torch.arange(count, device=positions.device), self._slots(positions)
-            for buffer, tensor in zip(self._buffers, new, strict=True):
-                buffer[rows, :, slots] = tensor[:, :, 0].to(buffer.dtype)
-        keys, values = (buffer[:count].to(read_as(new[0])) for buffer in self._buffers)
-        return keys, values
-
     def copy(self, row: int, length: int) -> Kept:
-        keys, values = (buffer[row, :, :length].clone() for buffer in self._buffers)
+        keys, values = (buffer[row, :, :length].clone() for buffer in self.buffers)
         return keys, values
 
     def put(self, row: int, kept: Kept) -> None:
-        for buffer, tensor in zip(self._buffers, kept, strict=True):
+        for buffer, tensor in zip(self.buffers, kept, strict=True):
             buffer[row, :, : tensor.shape[1]] = tensor
 
     def reorder(self, rows: Sequence[int], longest: int) -> None:
-        for buffer in self._buffers:
+        for buffer in self.buffers:
             buffer[: len(rows), :, :longest] = buffer[list(rows), :, :longest]
 
     @property
     def allocated_bytes(self) -> int:
-        return sum(buffer.numel() * buffer.element_size() for buffer in self._buffers)
-
-    def _slots(self, positions: _Positions) -> _Positions:
-        return positions if self.window is None else positions % self.window
+        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers)
 
     def make_room(self, tokens: int) -> int:
         """Room for texts of `tokens` tokens, where texts were taken in before; how many slots there are then."""
-        if self._buffers:
-            self._reserve(tokens, self._buffers[0])
-        return self._buffers[0].shape[2] if self._buffers else 0
+        if self.buffers:
+            self._reserve(tokens, self.buffers[0])
+        return self.buffers[0].shape[2] if self.buffers else 0
 
     def _reserve(self, tokens: int, like: Tensor) -> None:
-        old = self._buffers[0].shape[2] if self._buffers else 0
+        old = self.buffers[0].shape[2] if self.buffers else 0
         needed = tokens if self.window is None else min(tokens, self.window)
         if needed <= old:
             return
         size = needed + _SPARE + needed // _SPARE
         size = size if self.window is None else min(size, self.window)
         _, heads, _, width = like.shape
-        dtype = self._buffers[0].dtype if self._buffers else self._dtype or read_as(like)
+        dtype = self.buffers[0].dtype if self.buffers else self._dtype or read_as(like)
         grown = [torch.zeros(self._rows, heads, size, width, dtype=dtype, device=like.device) for _ in range(2)]
-        for buffer, before in zip(grown, self._buffers, strict=False):
+        for buffer, before in zip(grown, self.buffers, strict=False):
             buffer[:, :, :old] = before
-        self._buffers = grown
+        self.buffers = grown
 
 
 @dataclass
@@ -196,10 +216,33 @@ class _Entering:
 
 
 @dataclass
-class _Decoding:
-    layer: _LayerRows
-    positions: Tensor
-    even: int | None
+class _Slots:
+    """The rows of a layer, and the slot of each row's new token."""
+
+    keys: Tensor
+    values: Tensor
+    slots: Tensor
+    even: bool
 
     def append(self, keys: Tensor, values: Tensor) -> Kept:
-        return self.layer.step((keys, values), self.positions, self.even)
+        return self._put(self.keys, keys), self._put(self.values, values)
+
+    def _put(self, buffer: Tensor, new: Tensor) -> Tensor:
+        """Writes the new tokens (rows, kv_heads, 1, head_dim); all slots of the rows."""
+        rows = buffer[: new.shape[0]]
+        if self.even:
+            rows = _put_alike(rows, new, self.slots)
+        else:
+            rows[torch.arange(new.shape[0], device=new.device), :, self.slots] = new[:, :, 0].to(buffer.dtype)
+        return as_dtype(rows, read_as(new))
+
+
+@scripted
+def _put_alike(rows: Tensor, new: Tensor, slots: Tensor) -> Tensor:
+    rows.narrow(2, int(slots[0]), 1).copy_(new)
+    return rows
+
+
+def _slots(positions: Tensor, window: int | None) -> Tensor:
+    """Where the tokens at these positions lie."""
+    return positions if window is None else positions % window

@@ -5,13 +5,16 @@ channels, 2 threads, microseconds: float32 96, bfloat16 1,120, float16 1,910; 9 
 memory, 12 layers in turn, float32 takes 238, and 16-bit keys read as float32 take 210: half the memory, hardly faster.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from llmcli.model.cast import as_dtype
 from llmcli.model.config import ModelConfig
+from llmcli.model.scripted import scripted
 
 KV_DTYPES: dict[str, torch.dtype | None] = {
     "auto": None,
@@ -48,6 +51,78 @@ class Store(Protocol):
     def layers(self) -> Sequence[LayerStore]: ...
 
 
+StepTensors = tuple[Tensor | list[Tensor], ...]
+
+
+class Step(Store, Protocol):
+    """The pass that adds a token to each text, in a form that can be traced: all that changes between two steps of one
+    kind are their `tensors`, of which `of` makes a step again."""
+
+    @property
+    def positions(self) -> Tensor: ...
+
+    @property
+    def visible(self) -> Tensor | None: ...
+
+    @property
+    def tensors(self) -> StepTensors: ...
+
+    @property
+    def of(self) -> "Callable[..., Step]": ...
+
+
+def put(buffer: Tensor, new: Tensor, start: int, end: int) -> Tensor:
+    """Writes keys or values (batch, kv_heads, new, head_dim) into the last slots before `end`; a view of all slots from
+    `start` to `end`."""
+    count = new.shape[2]
+    buffer.narrow(2, end - count, count).copy_(new)
+    return buffer.narrow(2, start, end - start)
+
+
+@scripted
+def _put_at(buffer: Tensor, new: Tensor, slots: Tensor) -> Tensor:
+    bounds: list[int] = slots.tolist()
+    return put(buffer, new, bounds[0], bounds[1])
+
+
+@dataclass
+class TokenStep:
+    """The pass that adds a token to a text, as a `Store` and a `Step`; see `KVCache.step`."""
+
+    positions: Tensor
+    keys: list[Tensor]
+    values: list[Tensor]
+    slots: Tensor
+    visible: None = None
+    length: int = 0
+
+    @property
+    def layers(self) -> Sequence[LayerStore]:
+        return [_Slots(*each) for each in zip(self.keys, self.values, self.slots.unbind(), strict=True)]
+
+    @property
+    def tensors(self) -> StepTensors:
+        return self.positions, self.keys, self.values, self.slots
+
+    @property
+    def of(self) -> "type[TokenStep]":
+        return TokenStep
+
+
+@dataclass
+class _Slots:
+    """The buffers of a layer, and the first slot and the end of what the new token may see, itself last."""
+
+    keys: Tensor
+    values: Tensor
+    slots: Tensor
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        seen = _put_at(self.keys, keys, self.slots), _put_at(self.values, values, self.slots)
+        dtype = read_as(keys)
+        return as_dtype(seen[0], dtype), as_dtype(seen[1], dtype)
+
+
 class LayerCache:
     """Keys and values of one layer, (batch, kv_heads, tokens, head_dim), grown by doubling so that an append is
     amortised O(1). A sliding layer keeps only the keys that a later query can still see.
@@ -65,19 +140,24 @@ class LayerCache:
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the new tokens' keys and values; returns those that the new queries may see, oldest first: on a CPU in
         float32, elsewhere in the dtype of `keys`."""
+        key_buffer, value_buffer, start, end = self.advance(keys.shape[2], keys)
+        seen = put(key_buffer, keys, start, end), put(value_buffer, values, start, end)
         dtype = read_as(keys)
-        new = keys.shape[2]
+        return as_dtype(seen[0], dtype), as_dtype(seen[1], dtype)
+
+    def advance(self, new: int, like: Tensor | None = None) -> tuple[Tensor, Tensor, int, int]:
+        """Makes room for `new` tokens and counts them: the buffers of keys and values, the first slot that the new
+        queries may see, and the end of the new tokens' own. `like` new keys: needed where nothing was appended yet."""
         self._drop_unseen(new)
         end = self._used + new
-        self._reserve(end, keys, self.dtype or dtype)
-        assert self._keys is not None
-        assert self._values is not None
-        self._keys.narrow(2, self._used, new).copy_(keys)
-        self._values.narrow(2, self._used, new).copy_(values)
+        like = self._keys if like is None else like
+        assert like is not None
+        self._reserve(end, like, self.dtype or read_as(like))
         self._used = end
         start = 0 if self.window is None else max(0, end - (self.window - 1 + new))
-        seen = self._keys.narrow(2, start, end - start), self._values.narrow(2, start, end - start)
-        return seen if seen[0].dtype == dtype else (seen[0].to(dtype), seen[1].to(dtype))
+        assert self._keys is not None
+        assert self._values is not None
+        return self._keys, self._values, start, end
 
     def _drop_unseen(self, new: int) -> None:
         """Moves a sliding layer's last window - 1 keys to the front once the buffer would have to grow."""
@@ -138,8 +218,21 @@ class KVCache:
     """One `LayerCache` a layer, and the number of tokens seen so far. `dtype` as in `LayerCache`."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype | None = None) -> None:
+        self.dtype = dtype
         self.layers = [LayerCache(config.window(i), dtype) for i in range(config.num_layers)]
         self.length = 0
+
+    @property
+    def kind(self) -> Hashable:
+        """What steps have in common that one graph can compute."""
+        return self.dtype
+
+    def step(self) -> "TokenStep":
+        """The pass that adds one token after others, which is counted from here on."""
+        keys, values, *slots = zip(*(layer.advance(1) for layer in self.layers), strict=True)
+        self.length += 1
+        position, bounds = torch.tensor([self.length - 1]), torch.tensor(list(zip(*slots, strict=True)))
+        return TokenStep(position, list(keys), list(values), bounds)
 
     @property
     def allocated_bytes(self) -> int:

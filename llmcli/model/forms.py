@@ -161,21 +161,21 @@ class Int8(Form):
             warnings.simplefilter("ignore", UserWarning)
             quantized = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)
         self._bias = None if bias is None else bias.float()
-        self._packed = torch.ops.quantized.linear_prepack(quantized, self._bias)
+        self.packed = torch.ops.quantized.linear_prepack(quantized, self._bias)
         self._divide = None if channels is None else 1.0 / channels
 
     def __call__(self, x: Tensor) -> Tensor:
         x = as_dtype(x, torch.float32) if self._divide is None else x * self._divide
         if x.numel() == x.shape[-1]:
-            y: Tensor = torch.ops.quantized.linear_dynamic(x, self._packed)
+            y: Tensor = torch.ops.quantized.linear_dynamic(x, self.packed)
             return y
         size = x.abs().amax(-1, keepdim=True).clamp_min_(_TINY)  # `vector_norm` takes twelve times as long
-        y = torch.ops.quantized.linear_dynamic(x / size, self._packed)
+        y = torch.ops.quantized.linear_dynamic(x / size, self.packed)
         # The kernel has added the bias to the scaled product: (y - bias) * size + bias.
         return y.mul_(size) if self._bias is None else torch.lerp(self._bias, y, size, out=y)
 
     def dense(self) -> Tensor:
-        weight: Tensor = torch.ops.quantized.linear_unpack(self._packed)[0].dequantize()
+        weight: Tensor = torch.ops.quantized.linear_unpack(self.packed)[0].dequantize()
         return weight if self._divide is None else weight * self._divide
 
 

@@ -13,9 +13,8 @@ from llmcli.model.cast import as_dtype
 from llmcli.model.config import ModelConfig
 from llmcli.model.linear import Linear, Part
 from llmcli.model.positions import rotate
+from llmcli.model.scripted import scripted
 from llmcli.model.tap import Tap
-
-_ZERO = torch.zeros((), device="cpu")
 
 
 class Embedding(Part):
@@ -44,6 +43,16 @@ class LayerNorm(Part):
         return F.layer_norm(as_dtype(x, self.weight.dtype), self.weight.shape, self.weight, self.bias, self.eps)
 
 
+_ZERO = torch.zeros((), device="cpu")
+
+
+@scripted
+def _normed_row(x: Tensor, weight: Tensor, eps: float, zero: Tensor) -> Tensor:
+    """RMSNorm of one row: its norm, and 0 + scale * x * weight. `F.rms_norm` is seven operations."""
+    norm = float(torch.linalg.vector_norm(x))
+    return torch.addcmul(zero, x, weight, value=(norm * norm / weight.numel() + eps) ** -0.5)
+
+
 class RMSNorm(Part):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019, arXiv:1910.07467).
 
@@ -58,12 +67,11 @@ class RMSNorm(Part):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
-        one_row = x.is_cpu and x.numel() == len(weight)
+        factor = 1.0 + weight if self.offset else weight
+        one_row = x.is_cpu and x.numel() == weight.numel()
         if one_row and x.dtype == weight.dtype == torch.float32 and not torch.is_grad_enabled():
-            # One row: its norm and 0 + scale * x * weight, where `rms_norm` is seven operations.
-            scale: float = (float(torch.linalg.vector_norm(x)) ** 2 / len(weight) + self.eps) ** -0.5
-            return torch.addcmul(_ZERO, x, 1.0 + weight if self.offset else weight, value=scale)
-        return F.rms_norm(as_dtype(x, weight.dtype), weight.shape, 1.0 + weight if self.offset else weight, self.eps)
+            return _normed_row(x, factor, self.eps, _ZERO)
+        return F.rms_norm(as_dtype(x, weight.dtype), weight.shape, factor, self.eps)
 
 
 class Identity(Part):

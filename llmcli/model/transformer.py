@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from llmcli.model.batch_cache import RowsStep
 from llmcli.model.cache import KVCache, LayerStore, Store
 from llmcli.model.config import ModelConfig
 from llmcli.model.forms import Float16
@@ -12,6 +13,7 @@ from llmcli.model.layers import Attention, Embedding, FeedForward, Identity, mak
 from llmcli.model.linear import Linear, Part
 from llmcli.model.positions import deciding_length, paired, rotation, row_rotations
 from llmcli.model.tap import Tap
+from llmcli.model.traced import TracedSteps
 
 Rope = tuple[Tensor, Tensor]
 
@@ -69,6 +71,7 @@ class CausalLM(Part):
         """That of the keys and values in new caches; None: the one that is fastest to read, as `LayerCache` says."""
         self.narrow: list[Float16] = []
         """The matrices that one row is multiplied by in float16."""
+        self.traced = TracedSteps(self)
         if config.tied:
             self.tie()
 
@@ -111,10 +114,14 @@ class CausalLM(Part):
         keys) bool narrows the causal rule, as `Attention` says.
         """
         start = cache.length if cache is not None else 0
-        x = self.hidden_states(ids, cache, positions=positions, visible=visible, tap=tap)
-        logits = self.logits(x[:, -1:] if last_only else x)
+        as_counted = isinstance(cache, RowsStep) or (positions is None and visible is None)
+        logits = self.traced(ids, cache) if tap is None and as_counted else None
+        if logits is None:
+            x = self.hidden_states(ids, cache, positions=positions, visible=visible, tap=tap)
+            logits = self.logits(x[:, -1:] if last_only else x)
         if not self._overflowed(logits):
             return logits
+        self.traced.forget()
         for form in self.narrow:
             form.wide = True
         if isinstance(cache, KVCache):

@@ -62,6 +62,14 @@ def test_the_prediction_is_exact_whatever_the_weights_and_the_cache_are_kept_in(
     assert report.full_context == 128 * report.bytes_per_token
 
 
+def report_of_untraced_steps(monkeypatch, append, max_tokens):
+    """The report where a layer takes in keys and values as `append` does."""
+    pipeline = pair("llama").pipeline
+    monkeypatch.setattr(LayerCache, "append", append)
+    monkeypatch.setattr(pipeline.model.traced, "patience", 10**9)
+    return cache_report(pipeline, IDS, max_tokens=max_tokens)
+
+
 def test_a_cache_that_forgets_is_found_out(monkeypatch):
     append = LayerCache.append
 
@@ -69,8 +77,7 @@ def test_a_cache_that_forgets_is_found_out(monkeypatch):
         keys, values = append(self, keys, values)
         return (keys, values) if keys.shape[2] <= len(IDS) else (keys[:, :, 1:], values[:, :, 1:])
 
-    monkeypatch.setattr(LayerCache, "append", forgetful)
-    report = cache_report(pair("llama").pipeline, IDS, max_tokens=16)
+    report = report_of_untraced_steps(monkeypatch, forgetful, max_tokens=16)
     assert report.largest_difference > 1e-2
     assert not report.same_ids
     assert not any(step.excused for step in report.steps)
@@ -83,8 +90,7 @@ def test_a_cache_that_mixes_steps_is_found_out_by_the_prompt(monkeypatch):
         keys, values = append(self, keys, values)
         return keys, values.roll(1, dims=2) if values.shape[2] == 3 else values
 
-    monkeypatch.setattr(LayerCache, "append", late)
-    report = cache_report(pair("llama").pipeline, IDS, max_tokens=1)
+    report = report_of_untraced_steps(monkeypatch, late, max_tokens=1)
     assert not report.prefill_equal
 
 

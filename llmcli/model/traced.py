@@ -1,0 +1,123 @@
+"""A decode step as a TorchScript graph: the operators that `CausalLM` calls for one token, called from C++.
+
+A step calls hundreds of small operators between its products with weights. From Python each takes about six
+microseconds, since the weights that stream through the caches drive out the interpreter's own data; TorchScript's
+interpreter takes one. So a step of 30 layers in int8 takes 60 % of its time. The graph is traced from the model's own
+code, which stays the only description of the model: no view and no prompt is computed by it.
+
+Tracing takes a tenth to a fifth of a second, the gain of 30 to 60 steps, so that many come first as they are.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.jit import optimized_execution, trace  # type: ignore[attr-defined]
+
+from llmcli.model.batch_cache import RowsStep
+from llmcli.model.cache import KVCache, Step, Store
+from llmcli.model.forms import Int8
+from llmcli.model.linear import Linear
+
+if TYPE_CHECKING:
+    from llmcli.model.transformer import CausalLM
+
+PATIENCE = 32
+"""Steps that are computed as they are before one is traced."""
+
+_FAR = 1 << 40
+"""More tokens than any text has."""
+
+Graph = Callable[..., Tensor]
+
+
+class TracedSteps:
+    """The decode steps of one model: counts them, traces one when it is time, and runs the graph from then on. Each
+    kind of step (one text, rows of one length, rows of several) has its own."""
+
+    def __init__(self, model: "CausalLM") -> None:
+        self.patience = PATIENCE
+        self._model = model
+        self._counts: Counter[Hashable] = Counter()
+        self.graphs: dict[Hashable, Graph] = {}
+
+    def __call__(self, ids: Tensor, cache: Store | None) -> Tensor | None:
+        """ids (rows, 1) int64 -> logits (rows, 1, vocab) float32, as `CausalLM.forward` gives them. None where that is
+        to compute the pass itself: what is no such step on a CPU, and steps that come too early.
+
+        What is no tensor in the model's code is the same in all runs of a graph, so there is none where RoPE's angles
+        depend on the length (dynamic, longrope).
+        """
+        if not isinstance(cache, KVCache | RowsStep) or not self._possible(ids, cache):
+            return None
+        kind = cache.kind
+        self._counts[kind] += 1
+        if self._counts[kind] <= self.patience:
+            return None
+        step = cache.step()
+        with optimized_execution(False):  # looking for what could be fused takes long and finds nothing
+            if kind not in self.graphs:
+                self.graphs[kind] = _traced(self._model, ids, step)
+            return self.graphs[kind](ids, *step.tensors)
+
+    def _possible(self, ids: Tensor, cache: KVCache | RowsStep) -> bool:
+        if isinstance(cache, KVCache) and not (cache.length and ids.numel() == 1):
+            return False
+        training = self._model.embedding.weight.requires_grad
+        plain = ids.is_cpu and torch.is_inference_mode_enabled() and not training
+        return plain and self._model.same_angles(1, _FAR)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Traces the first step already: to measure what a long text gets."""
+        kept, self.patience = self.patience, 0
+        try:
+            yield
+        finally:
+            self.patience = kept
+
+    def forget(self) -> None:
+        """Drops the graphs: the model computes otherwise from now on."""
+        self.graphs.clear()
+        self._counts.clear()
+
+
+def _traced(model: "CausalLM", ids: Tensor, step: Step) -> Graph:
+    """From ids and a step's tensors to logits."""
+    plain = partial(_logits, model, step.of)
+    module = _Pass(plain)
+    for i, part in enumerate(model.modules()):
+        if isinstance(part, Linear) and isinstance(part.form, Int8):
+            setattr(module, f"packed{i}", part.form.packed)  # no tensor, so a trace finds it only there
+    try:
+        with warnings.catch_warnings():
+            # That sizes become constants, which is wanted, and that TorchScript will go one day.
+            warnings.simplefilter("ignore")
+            inputs = (ids, *step.tensors)
+            graph = trace(module, inputs, check_trace=False, _store_inputs=False)  # type: ignore[no-untyped-call]
+            return cast(Graph, graph)
+    except RuntimeError:
+        return plain  # a torch that cannot: the same, called from Python
+
+
+def _logits(model: "CausalLM", of: Callable[..., Step], ids: Tensor, *tensors: Tensor | list[Tensor]) -> Tensor:
+    step = of(*tensors)
+    hidden = model.hidden_states(ids, step, positions=step.positions, visible=step.visible)
+    return model.logits(hidden)
+
+
+class _Pass(nn.Module):
+    """What is traced: a module that has no weights, which would become inputs of the graph. So it holds them as they
+    are, without a copy."""
+
+    def __init__(self, plain: Graph) -> None:
+        super().__init__()
+        self._plain = plain
+
+    def forward(self, ids: Tensor, *tensors: Tensor | list[Tensor]) -> Tensor:
+        return self._plain(ids, *tensors)
