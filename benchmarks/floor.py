@@ -1,18 +1,19 @@
-"""What PyTorch's operators alone would take: the bound for whatever calls them.
+"""What bounds the speed of a pass: the products with weights that it makes, and reading these weights.
 
     python benchmarks/floor.py --work /tmp/bench              # a decode step, a prompt, a batch; both shapes
     python benchmarks/floor.py --work /tmp/bench --only decode --shape gpt2
 
-A forward pass of `llmcli` is recorded as the operators that it calls, with their arguments; then these are called again
-with nothing between them: all of them, and those alone that multiply by weights. Beside them stand the pass itself,
-`transformers` in float32, and a sum over a large tensor, which tells the bandwidth of memory: `memory` is what reading
-the weights of a decode step would take. All take turns, a figure is the median, and a ratio says how many times as fast
-as `transformers` it is. A target above `operators` asks for fewer or other operators, above `products` for kernels that
-are not PyTorch's, above `memory` for smaller weights. `others` are the operators that are no products: how many a pass
-calls, and how long each takes among the products. Run it while nothing else runs.
+A forward pass is recorded as the operators that it calls, with their arguments; those that multiply by weights are then
+called again with nothing between them. Beside them stand the pass itself, the same pass with its operators called from
+Python, as it is computed before its steps are traced (a prompt always is), `transformers` in float32, and a sum over a
+large tensor, which tells the bandwidth of memory: `memory` is what reading the weights of a decode step would take. All
+take turns, a figure is the median, and a ratio says how many times as fast as `transformers` it is. A target above
+`products` asks for kernels that are not PyTorch's, one above `memory` for smaller weights. `others` are the operators
+that are no products: how many a pass calls, and how long each takes. Run it while nothing else runs.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,42 +34,44 @@ READ = 1 << 28
 PRODUCTS = {"linear", "_linear_pointwise", "linear_dynamic", "_weight_int4pack_mm_for_cpu"}
 """Operators that read a weight matrix. Attention's own products are `bmm` and the fused kernel."""
 KINDS = {"decode": "a decode step after 50 tokens", "prefill": "a prompt of 512 tokens", "batch": "a step of 32 texts"}
-HEADS = ("the pass", "operators", "products", "memory", "others")
+HEADS = ("the pass", "from Python", "products", "memory", "others")
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Recording(TorchDispatchMode):
-    """Keeps every call of an operator, with the very tensors that it was called with."""
+    """Counts calls of operators, and keeps those of products with the very tensors that they were called with."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[Call] = []
+        self.count = 0
         self.products: list[Call] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = (func._op, args, kwargs or {})  # without the checks of `OpOverload.__call__`
-        self.calls.append(call)
+        self.count += 1
         if func._schema.name.split("::")[1] in PRODUCTS:
-            self.products.append(call)
-        return func(*args, **call[2])
+            self.products.append((func._op, args, kwargs or {}))  # without the checks of `OpOverload.__call__`
+        return func(*args, **(kwargs or {}))
 
 
-def one_pass(folder: Path, dtype: str, kind: str) -> tuple[Callable[[], None], int]:
-    """A forward pass of that kind, which can be run again and again, and the bytes of the matrices that it reads."""
+def one_pass(folder: Path, dtype: str, kind: str) -> tuple[Any, Callable[[], None]]:
+    """A model, and a forward pass of that kind, which can be run again and again."""
     from llmcli.batch import decode_rows, read_rows
     from llmcli.generation import decode_step, prefill
-    from llmcli.inspect.bench import matrix_bytes
     from llmcli.model.batch_cache import BatchCache
 
     model = (LlmcliRows if kind == "batch" else Llmcli)(folder, dtype).model
-    weights = matrix_bytes(model)
     if kind == "prefill":
-        return lambda: void(prefill(model, model.new_cache(), ids(PROMPT))), weights
+        return model, lambda: void(prefill(model, model.new_cache(), ids(PROMPT)))
     if kind == "batch":
         rows = BatchCache(model.config, BATCH, model.kv_dtype)
         read_rows(model, rows, [(row, ids(CONTEXT)) for row in range(BATCH)])
-        return lambda: void(decode_rows(model, rows, [7] * BATCH)), weights
+
+        def step_of_rows() -> None:
+            decode_rows(model, rows, [7] * BATCH)
+            rows.lengths = [CONTEXT] * BATCH
+
+        return model, step_of_rows
     cache, fed = model.new_cache(), ids(CONTEXT)
     prefill(model, cache, fed)
 
@@ -76,7 +79,18 @@ def one_pass(folder: Path, dtype: str, kind: str) -> tuple[Callable[[], None], i
         decode_step(model, cache, [*fed, 7])
         cache.crop(CONTEXT)
 
-    return step, weights
+    return model, step
+
+
+def from_python(model: Any, work: Callable[[], None]) -> Callable[[], None]:
+    """The pass as it is before its steps are traced."""
+
+    def run() -> None:
+        kept, model.traced.patience = model.traced.patience, sys.maxsize
+        work()
+        model.traced.patience = kept
+
+    return run
 
 
 def void(_: object) -> None:
@@ -110,7 +124,7 @@ class Floor:
     decode step."""
 
     whole: float
-    operators: float
+    python: float
     products: float
     memory: float | None
     others: int
@@ -118,35 +132,38 @@ class Floor:
 
     def line(self) -> str:
         memory = f"{self.memory:12.2f}" if self.memory else " " * 12
-        ratios = f"{self.whole:12.2f}{self.operators:12.2f}{self.products:12.2f}{memory}"
+        ratios = f"{self.whole:12.2f}{self.python:12.2f}{self.products:12.2f}{memory}"
         return f"{ratios}{self.others:12} x {self.microseconds:.1f} us"
 
 
 def floor(folder: Path, dtype: str, kind: str, rounds: int) -> Floor:
     """All measured in turns."""
+    from llmcli.inspect.bench import matrix_bytes
+
     base = Remote("Transformers", folder, "float32")
     asked = (PROMPT,) if kind == "prefill" else (CONTEXT, 8)
-    work, weights = one_pass(folder, dtype, kind)
-    work()
+    model, work = one_pass(folder, dtype, kind)
+    plain = from_python(model, work)
     with Recording() as recording:
-        work()
+        plain()
+    work()
     buffer = torch.ones(READ // 4)
-    runs = [work, again(recording.calls), again(recording.products), lambda: void(buffer.sum())]
+    runs = [work, plain, again(recording.products), lambda: void(buffer.sum())]
     figures: list[list[float]] = [[] for _ in range(1 + len(runs))]
     for _ in range(rounds):
         figures[0].append(median(base.ask(kind, *asked)))
         for figure, run in zip(figures[1:], runs, strict=True):
             figure.append(seconds(run, 2 if kind == "prefill" else 8))
     base.end()
-    theirs, whole, operators, products, reading = map(median, figures)
-    others = len(recording.calls) - len(recording.products)
+    theirs, whole, python, products, reading = map(median, figures)
+    others = recording.count - len(recording.products)
     return Floor(
         theirs / whole,
-        theirs / operators,
+        theirs / python,
         theirs / products,
-        theirs / (reading * weights / READ) if kind == "decode" else None,
+        theirs / (reading * matrix_bytes(model) / READ) if kind == "decode" else None,
         others,
-        1e6 * (operators - products) / others,
+        1e6 * (whole - products) / others,
     )
 
 

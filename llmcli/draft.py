@@ -111,12 +111,12 @@ class SmallModel:
 
 
 def pass_cost(model: CausalLM, rows: int) -> float:
-    """What a pass over so many tokens costs, in passes over one. Measured on the GPT-2 shape (124M), 3, 5 and 9 rows:
-    float32 0.9, 0.9, 1.1; bfloat16 1.1, 1.1, 1.3; int8 1.1, 1.3, 1.5. A model in float16 converts all weights for a
-    pass of several rows (see `forms.Float16`): 4.8, 5.1, 5.6."""
+    """What a pass over so many tokens costs, in passes over one, as the form of the weights tells."""
     if rows == 1:
         return 1.0
-    return (5.0 if model.narrow else 1.0) + 0.05 * (rows - 1)
+    form = model.lm_head.form
+    several, each = (1.0, 0.04) if form is None else form.several
+    return several + each * (rows - 1)
 
 
 class Pace:
@@ -129,7 +129,7 @@ class Pace:
     computed in the same passes.
     """
 
-    EARNED = 0.04
+    EARNED = 0.02
     _MOST = 4  # long drafts that can be lost one after the other
 
     def __init__(self, cost: Callable[[int], float]) -> None:

@@ -333,7 +333,7 @@ def test_whatever_becomes_of_the_guesses_little_time_is_lost(cost, fates, never_
         assert 0 <= size <= pace.longest
         time += cost(1 + size)
         tokens += 1 + accepted
-    assert time <= 1.04 * tokens + cost(1 + pace.longest) - 1 + 1e-6
+    assert time <= (1 + Pace.EARNED) * tokens + cost(1 + pace.longest) - 1 + 1e-6
 
 
 def test_after_many_right_guesses_not_many_wrong_ones_are_made():

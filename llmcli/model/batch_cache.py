@@ -70,9 +70,6 @@ class RowsStep:
         """What steps have in common that one graph can compute."""
         return self.keys[0].dtype, self.even, len(self.positions) == 1
 
-    def step(self) -> "RowsStep":
-        return self
-
     @property
     def tensors(self) -> StepTensors:
         return self.positions, self.visible, self.keys, self.values

@@ -109,3 +109,8 @@ class ModelConfig:
     def window(self, layer: int) -> int | None:
         """Keys visible to a query of this layer, itself included; None: all before it."""
         return self.sliding_window if self.layer_type(layer) == SLIDING else None
+
+    @property
+    def slides(self) -> bool:
+        """Whether any layer has a window."""
+        return any(self.window(layer) is not None for layer in range(self.num_layers))

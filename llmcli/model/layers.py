@@ -132,8 +132,10 @@ class Attention(Part):
         else:
             q, k, v = self._separate(x, rope, tap)
         if cache is not None:
-            k, v = cache.append(k, v)
-            q = as_dtype(q, k.dtype)  # attention computes in the dtype that the cache is read in
+            k, v = cache.append(k, v)  # in the dtype that attention computes in
+        else:
+            k, v = as_dtype(k, x.dtype), as_dtype(v, x.dtype)
+        q = as_dtype(q, k.dtype)
         mask = causal_mask(q.shape[2], k.shape[2], self.window, q.device)
         if visible is not None:
             visible = visible[..., : k.shape[2]]
@@ -151,9 +153,11 @@ class Attention(Part):
         """`_separate` in a third of its operations, which are what a decode step of a small model costs: q and k lie
         side by side and are turned at once."""
         turning = self.num_heads + self.num_kv_heads
-        heads = _heads(as_dtype(qkv(x), x.dtype), self.head_dim)
+        heads = _heads(qkv(x), self.head_dim)
         qk, v = heads.split_with_sizes((turning, self.num_kv_heads), dim=1)
-        q, k = (qk if rope is None else rotate(qk, *rope)).split_with_sizes((self.num_heads, self.num_kv_heads), dim=1)
+        if rope is not None:
+            qk = rotate(as_dtype(qk, x.dtype), *rope)
+        q, k = qk.split_with_sizes((self.num_heads, self.num_kv_heads), dim=1)
         return q, k, v
 
     def _separate(

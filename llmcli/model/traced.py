@@ -33,12 +33,15 @@ PATIENCE = 32
 _FAR = 1 << 40
 """More tokens than any text has."""
 
+MOST = 32
+"""Tokens of a text in a pass that is traced: it is for decode steps, and for drafts that are checked."""
+
 Graph = Callable[..., Tensor]
 
 
 class TracedSteps:
     """The decode steps of one model: counts them, traces one when it is time, and runs the graph from then on. Each
-    kind of step (one text, rows of one length, rows of several) has its own."""
+    kind of step (a token, drafted ones after it, rows of one length, rows of several) has its own."""
 
     def __init__(self, model: "CausalLM") -> None:
         self.patience = PATIENCE
@@ -47,30 +50,37 @@ class TracedSteps:
         self.graphs: dict[Hashable, Graph] = {}
 
     def __call__(self, ids: Tensor, cache: Store | None) -> Tensor | None:
-        """ids (rows, 1) int64 -> logits (rows, 1, vocab) float32, as `CausalLM.forward` gives them. None where that is
-        to compute the pass itself: what is no such step on a CPU, and steps that come too early.
+        """ids (rows, queries) int64 -> logits (rows, queries, vocab) float32, as `CausalLM.forward` gives them. None
+        where that is to compute the pass itself: what is no step on a CPU, and steps that come too early.
 
-        What is no tensor in the model's code is the same in all runs of a graph, so there is none where RoPE's angles
-        depend on the length (dynamic, longrope).
+        What is no tensor in the model's code is the same in all runs of a graph. So there is none where RoPE's angles
+        depend on the length (dynamic, longrope), nor for several tokens where a window may be full or not.
         """
-        if not isinstance(cache, KVCache | RowsStep) or not self._possible(ids, cache):
+        kind = self._kind(ids, cache)
+        if kind is None:
             return None
-        kind = cache.kind
-        self._counts[kind] += 1
-        if self._counts[kind] <= self.patience:
+        # Checks of drafts are few, and would come slower than what they replace for long if they were counted alone.
+        counted = cache.dtype if isinstance(cache, KVCache) else kind
+        self._counts[counted] += 1
+        if self._counts[counted] <= self.patience:
             return None
-        step = cache.step()
+        step = cache.step(ids.shape[1]) if isinstance(cache, KVCache) else cast(RowsStep, cache)
         with optimized_execution(False):  # looking for what could be fused takes long and finds nothing
             if kind not in self.graphs:
                 self.graphs[kind] = _traced(self._model, ids, step)
             return self.graphs[kind](ids, *step.tensors)
 
-    def _possible(self, ids: Tensor, cache: KVCache | RowsStep) -> bool:
-        if isinstance(cache, KVCache) and not (cache.length and ids.numel() == 1):
-            return False
-        training = self._model.embedding.weight.requires_grad
-        plain = ids.is_cpu and torch.is_inference_mode_enabled() and not training
-        return plain and self._model.same_angles(1, _FAR)
+    def _kind(self, ids: Tensor, cache: Store | None) -> Hashable:
+        """What passes have in common that one graph can compute; None where none can."""
+        model, rows = self._model, ids.shape[1]
+        training = model.embedding.weight.requires_grad
+        if training or not ids.is_cpu or not torch.is_inference_mode_enabled() or not model.same_angles(1, _FAR):
+            return None
+        if isinstance(cache, RowsStep):
+            return cache.kind
+        if not isinstance(cache, KVCache) or not cache.length or rows > MOST or (rows > 1 and model.config.slides):
+            return None
+        return cache.dtype, rows > 1
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -101,8 +111,8 @@ def _traced(model: "CausalLM", ids: Tensor, step: Step) -> Graph:
             inputs = (ids, *step.tensors)
             graph = trace(module, inputs, check_trace=False, _store_inputs=False)  # type: ignore[no-untyped-call]
             return cast(Graph, graph)
-    except RuntimeError:
-        return plain  # a torch that cannot: the same, called from Python
+    except (RuntimeError, OSError):
+        return plain  # a torch that cannot, or no source to compile: the same, called from Python
 
 
 def _logits(model: "CausalLM", of: Callable[..., Step], ids: Tensor, *tensors: Tensor | list[Tensor]) -> Tensor:

@@ -115,7 +115,8 @@ class CausalLM(Part):
         """
         start = cache.length if cache is not None else 0
         as_counted = isinstance(cache, RowsStep) or (positions is None and visible is None)
-        logits = self.traced(ids, cache) if tap is None and as_counted else None
+        every = not last_only or ids.shape[1] == 1
+        logits = self.traced(ids, cache) if tap is None and as_counted and every else None
         if logits is None:
             x = self.hidden_states(ids, cache, positions=positions, visible=visible, tap=tap)
             logits = self.logits(x[:, -1:] if last_only else x)

@@ -37,6 +37,18 @@ def decoded(model: CausalLM, ids: Sequence[int], start: int, cache: KVCache | No
     return torch.stack(rows)
 
 
+@torch.inference_mode()
+def checked(model: CausalLM) -> Tensor:
+    """The logits of passes of two to seven tokens, half of which are cropped again."""
+    ids, cache, rows = ids_of(60), model.new_cache(), []
+    prefill(model, cache, ids[:5])
+    for step in range(12):
+        count = 2 + step % 6
+        rows.append(model(torch.tensor([ids[cache.length :][:count]]), cache)[0])
+        cache.crop(cache.length - count // 2)
+    return torch.cat(rows)
+
+
 def with_patience(model: CausalLM, patience: int) -> CausalLM:
     model.traced.forget()
     model.traced.patience = patience
@@ -84,7 +96,9 @@ def test_rows_that_grow_and_leave(lengths: tuple[int, ...], pairs: Pairs) -> Non
 def test_every_dtype(name: str, dtype: str, pairs: Pairs) -> None:
     model, _, _ = load(pairs(name).folder, dtype)
     same(model, lambda model: decoded(model, ids_of(20), 4))
-    assert set(model.traced.graphs) == {None}
+    assert set(model.traced.graphs) == {(None, False)}
+    same(model, checked)
+    assert set(model.traced.graphs) == {(None, True)}
     same(model, lambda model: decoded_rows(model, UNEVEN, [3] * 6 + [1] * 4))
     assert set(model.traced.graphs) == {(torch.float32, False, False), (torch.float32, True, True)}
 
@@ -94,7 +108,14 @@ def test_keys_in_16_bits_and_a_cache_that_grows(pairs: Pairs, monkeypatch: pytes
     model = load_model(pairs("llama").folder)
     same(model, lambda model: decoded(model, ids_of(40), 5, KVCache(model.config, torch.bfloat16)))
     decoded(model, ids_of(9), 4)
-    assert set(model.traced.graphs) == {torch.bfloat16, None}
+    assert set(model.traced.graphs) == {(torch.bfloat16, False), (None, False)}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_drafted_tokens_of_every_family(name: str, pairs: Pairs) -> None:
+    model = load_model(pairs(name).folder)
+    same(model, checked)
+    assert bool(model.traced.graphs) == (name not in VARYING and not model.config.slides)
 
 
 def test_another_text_and_a_text_cut_back(pairs: Pairs) -> None:
@@ -115,7 +136,7 @@ def test_it_waits_before_it_traces(pairs: Pairs) -> None:
         prefill(model, cache, ids[:length])
     assert not model.traced.graphs
     prefill(model, cache, ids[: length + 1])
-    assert list(model.traced.graphs) == [None]
+    assert list(model.traced.graphs) == [(None, False)]
 
 
 def test_views_and_training_see_the_model_itself(pairs: Pairs) -> None:
