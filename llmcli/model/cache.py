@@ -80,9 +80,11 @@ def put(buffer: Tensor, new: Tensor, start: int, end: int) -> Tensor:
 
 
 @scripted
-def _put_at(buffer: Tensor, new: Tensor, slots: Tensor) -> Tensor:
+def _put_both(
+    key_buffer: Tensor, value_buffer: Tensor, keys: Tensor, values: Tensor, slots: Tensor
+) -> tuple[Tensor, Tensor]:
     bounds: list[int] = slots.tolist()
-    return put(buffer, new, bounds[0], bounds[1])
+    return put(key_buffer, keys, bounds[0], bounds[1]), put(value_buffer, values, bounds[0], bounds[1])
 
 
 @dataclass
@@ -118,7 +120,7 @@ class _Slots:
     slots: Tensor
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        seen = _put_at(self.keys, keys, self.slots), _put_at(self.values, values, self.slots)
+        seen = _put_both(self.keys, self.values, keys, values, self.slots)
         dtype = read_as(keys)
         return as_dtype(seen[0], dtype), as_dtype(seen[1], dtype)
 

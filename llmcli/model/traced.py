@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 PATIENCE = 32
 """Steps that are computed as they are before one is traced."""
 
+_MOST = 32
+"""Tokens of a text in a pass that is traced: those of decode steps, and drafts that are checked."""
+
 _FAR = 1 << 40
 """More tokens than any text has."""
-
-MOST = 32
-"""Tokens of a text in a pass that is traced: it is for decode steps, and for drafts that are checked."""
 
 Graph = Callable[..., Tensor]
 
@@ -49,7 +49,7 @@ class TracedSteps:
         self._counts: Counter[Hashable] = Counter()
         self.graphs: dict[Hashable, Graph] = {}
 
-    def __call__(self, ids: Tensor, cache: Store | None) -> Tensor | None:
+    def __call__(self, ids: Tensor, cache: Store | None, last_only: bool) -> Tensor | None:
         """ids (rows, queries) int64 -> logits (rows, queries, vocab) float32, as `CausalLM.forward` gives them. None
         where that is to compute the pass itself: what is no step on a CPU, and steps that come too early.
 
@@ -57,7 +57,7 @@ class TracedSteps:
         depend on the length (dynamic, longrope), nor for several tokens where a window may be full or not.
         """
         kind = self._kind(ids, cache)
-        if kind is None:
+        if kind is None or (last_only and ids.shape[1] > 1):
             return None
         # Checks of drafts are few, and would come slower than what they replace for long if they were counted alone.
         counted = cache.dtype if isinstance(cache, KVCache) else kind
@@ -72,15 +72,18 @@ class TracedSteps:
 
     def _kind(self, ids: Tensor, cache: Store | None) -> Hashable:
         """What passes have in common that one graph can compute; None where none can."""
-        model, rows = self._model, ids.shape[1]
+        model = self._model
         training = model.embedding.weight.requires_grad
         if training or not ids.is_cpu or not torch.is_inference_mode_enabled() or not model.same_angles(1, _FAR):
             return None
         if isinstance(cache, RowsStep):
             return cache.kind
-        if not isinstance(cache, KVCache) or not cache.length or rows > MOST or (rows > 1 and model.config.slides):
+        texts, queries = ids.shape
+        if not isinstance(cache, KVCache) or not cache.length or texts > 1:
             return None
-        return cache.dtype, rows > 1
+        if queries > _MOST or (queries > 1 and model.config.slides):
+            return None
+        return cache.dtype, queries > 1
 
     @contextmanager
     def at_once(self) -> Iterator[None]:

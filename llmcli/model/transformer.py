@@ -114,9 +114,8 @@ class CausalLM(Part):
         keys) bool narrows the causal rule, as `Attention` says.
         """
         start = cache.length if cache is not None else 0
-        as_counted = isinstance(cache, RowsStep) or (positions is None and visible is None)
-        every = not last_only or ids.shape[1] == 1
-        logits = self.traced(ids, cache) if tap is None and as_counted and every else None
+        plain = tap is None and (isinstance(cache, RowsStep) or (positions is None and visible is None))
+        logits = self.traced(ids, cache, last_only) if plain else None
         if logits is None:
             x = self.hidden_states(ids, cache, positions=positions, visible=visible, tap=tap)
             logits = self.logits(x[:, -1:] if last_only else x)
@@ -155,9 +154,10 @@ class CausalLM(Part):
             ropes = {kind: paired(*row_rotations(rope, positions)) for kind, rope in self.config.rope.items()}
         else:
             ropes = {kind: paired(*rotation(rope, positions, end)) for kind, rope in self.config.rope.items()}
-        for i, block in enumerate(self.blocks):
+        layers = [None] * len(self.blocks) if cache is None else cache.layers
+        for i, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
             rope = ropes[self.config.layer_type(i)] if self.config.rotates(i) else None
-            x = block(x, rope, visible, cache.layers[i] if cache is not None else None, tap)
+            x = block(x, rope, visible, layer, tap)
         if cache is not None:
             cache.length += ids.shape[1]
         x = self.norm(x)

@@ -139,6 +139,18 @@ def test_it_waits_before_it_traces(pairs: Pairs) -> None:
     assert list(model.traced.graphs) == [(None, False)]
 
 
+def test_several_texts_in_a_cache_of_one_and_long_ones_are_left_alone(pairs: Pairs) -> None:
+    model = with_patience(load_model(pairs("llama").folder), 0)
+    with torch.inference_mode():
+        for texts, queries in ((2, 1), (2, 3), (1, 33)):
+            cache = model.new_cache()
+            model(text(5, batch=texts), cache)
+            model(text(queries, batch=texts), cache)
+            model(text(1, batch=texts), cache)[0]
+            assert bool(model.traced.graphs) == (texts == 1)
+    assert set(model.traced.graphs) == {(None, False)}
+
+
 def test_views_and_training_see_the_model_itself(pairs: Pairs) -> None:
     model = with_patience(load_model(pairs("llama").folder), 0)
     cache, ids = model.new_cache(), ids_of(12)
