@@ -32,7 +32,8 @@ def bench(
     """Measure how fast a model runs: prefill, decode steps, a new process, memory.
 
     A decode step reads all weights once. The share of the memory's speed says how near it comes to the fastest that
-    this machine could do with weights of this size. Run it while nothing else runs.
+    this machine could do with weights of this size. Steps are measured as a long text has them, after its first 32.
+    Run it while nothing else runs.
 
     \b
     Examples:
