@@ -79,6 +79,11 @@ def put(buffer: Tensor, new: Tensor, start: int, end: int) -> Tensor:
     return buffer.narrow(2, start, end - start)
 
 
+def _read(keys: Tensor, values: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = read_as(like)
+    return as_dtype(keys, dtype), as_dtype(values, dtype)
+
+
 @scripted
 def _put_both(
     key_buffer: Tensor, value_buffer: Tensor, keys: Tensor, values: Tensor, slots: Tensor
@@ -120,9 +125,7 @@ class _Slots:
     slots: Tensor
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        seen = _put_both(self.keys, self.values, keys, values, self.slots)
-        dtype = read_as(keys)
-        return as_dtype(seen[0], dtype), as_dtype(seen[1], dtype)
+        return _read(*_put_both(self.keys, self.values, keys, values, self.slots), keys)
 
 
 class LayerCache:
@@ -143,9 +146,7 @@ class LayerCache:
         """Adds the new tokens' keys and values; returns those that the new queries may see, oldest first: on a CPU in
         float32, elsewhere in the dtype of `keys`."""
         key_buffer, value_buffer, start, end = self.advance(keys.shape[2], keys)
-        seen = put(key_buffer, keys, start, end), put(value_buffer, values, start, end)
-        dtype = read_as(keys)
-        return as_dtype(seen[0], dtype), as_dtype(seen[1], dtype)
+        return _read(put(key_buffer, keys, start, end), put(value_buffer, values, start, end), keys)
 
     def advance(self, new: int, like: Tensor | None = None) -> tuple[Tensor, Tensor, int, int]:
         """Makes room for `new` tokens and counts them: the buffers of keys and values, the first slot that the new
