@@ -86,9 +86,8 @@ def from_python(model: Any, work: Callable[[], None]) -> Callable[[], None]:
     """The pass as it is before its steps are traced."""
 
     def run() -> None:
-        kept, model.traced.patience = model.traced.patience, sys.maxsize
-        work()
-        model.traced.patience = kept
+        with model.traced.after(sys.maxsize):
+            work()
 
     return run
 

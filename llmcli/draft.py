@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from llmcli.generation import Drafts, Drawn, Sequence, check_ids, decode_step, prefill
 from llmcli.model.cache import KVCache
+from llmcli.model.forms import Form
 from llmcli.model.transformer import CausalLM
 
 LONGEST = 8
@@ -115,7 +116,7 @@ def pass_cost(model: CausalLM, rows: int) -> float:
     if rows == 1:
         return 1.0
     form = model.lm_head.form
-    several, each = (1.0, 0.04) if form is None else form.several
+    several, each = Form.several if form is None else form.several
     return several + each * (rows - 1)
 
 

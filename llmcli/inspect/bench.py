@@ -104,7 +104,7 @@ def bench(
         for length in prefills:
             prefill_times[length].append(_prefill(model, length))
         for length in contexts:
-            with model.traced.at_once():
+            with model.traced.after(0):
                 times, cache_bytes[length] = _decode(model, length)
             decode_times[length] += times
     bandwidth, weights = max(bandwidths), matrix_bytes(model)

@@ -55,7 +55,7 @@ StepTensors = tuple[Tensor | list[Tensor], ...]
 
 
 class Step(Store, Protocol):
-    """The pass that adds a token to each text, in a form that can be traced: all that changes between two steps of one
+    """The pass that adds tokens to texts, in a form that can be traced: all that changes between two steps of one
     kind are their `tensors`, of which `of` makes a step again."""
 
     @property

@@ -21,8 +21,8 @@ _TINY = torch.finfo(torch.float32).tiny
 _SCRATCH = 1 << 22
 """Elements of a matrix that are held in another dtype for a product at most: 8 MB of bfloat16, which stays in the cache
 until it is read."""
-_CACHED = 1 << 18
-"""Elements that are converted at a time: 1 MB of float32."""
+_CACHED = 1 << 20
+"""Elements that are converted at a time."""
 
 
 class Form(ABC):

@@ -86,9 +86,9 @@ class TracedSteps:
         return cache.dtype, queries > 1
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
-        """Traces the first step already: to measure what a long text gets."""
-        kept, self.patience = self.patience, 0
+    def after(self, steps: int) -> Iterator[None]:
+        """Traces after so many steps: 0 to measure what a long text gets, very many for what comes before."""
+        kept, self.patience = self.patience, steps
         try:
             yield
         finally:
