@@ -8,6 +8,7 @@ the product of the leading axes: one in a decode step, many in prefill and in ba
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from llmcli.model.activations import ACTIVATIONS, ONEDNN
 from llmcli.model.cast import as_dtype
+from llmcli.model.scripted import scripted
 
 FLOAT16_MAX = 65504.0
 _TINY = torch.finfo(torch.float32).tiny
@@ -29,6 +31,8 @@ class Form(ABC):
     """A weight matrix (out_features, in_features) and its bias."""
 
     bytes: int
+    packed: Any = None
+    """The matrix, where its product takes it as something that is no tensor with a storage of its own."""
     rounds = True
     """Whether activations are rounded to 16 bits or fewer on the way."""
     several = (1.0, 0.04)
@@ -47,10 +51,19 @@ class Form(ABC):
         """The matrix as it is multiplied, (out_features, in_features) float32: a copy."""
 
 
+@scripted
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none", way: str = "") -> Tensor:
-    """oneDNN's product with a packed or plain weight, and an activation as `ONEDNN` names it."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], way)
-    return y
+    """oneDNN's product with a packed or plain weight, and an activation as `ONEDNN` names it.
+
+    Fewer than five rows are filled up to five: there oneDNN reads the weights 1.1 to 1.2 times as fast.
+    """
+    rows, fewest = x.numel() // x.shape[-1], 5
+    if rows >= fewest:
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], way)
+        return y
+    filled = F.pad(x.reshape(rows, -1), [0, 0, 0, fewest - rows])
+    y = torch.ops.mkldnn._linear_pointwise(filled, weight, bias, activation, [], way)
+    return y[:rows].reshape(x.shape[:-1] + y.shape[-1:])
 
 
 class Float32(Form):
@@ -61,14 +74,14 @@ class Float32(Form):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.shape = weight.shape
         self.bytes = weight.numel() * 4
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.float(), _BLOCKED_FOR)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.float(), _BLOCKED_FOR)
         self._bias = None if bias is None else bias.float()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _product(x, self._packed, self._bias)
+        return _product(x, self.packed, self._bias)
 
     def dense(self) -> Tensor:
-        weight: Tensor = self._packed.to_dense()
+        weight: Tensor = self.packed.to_dense()
         return weight
 
 
@@ -77,19 +90,19 @@ class BFloat16(Form):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.bytes = weight.numel() * 2
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), _BLOCKED_FOR)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), _BLOCKED_FOR)
         self._bias = None if bias is None else bias.bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _product(as_dtype(x, torch.bfloat16), self._packed, self._bias)
+        return _product(as_dtype(x, torch.bfloat16), self.packed, self._bias)
 
     def activated(self, x: Tensor, activation: str) -> Tensor:
         if activation not in ONEDNN:
             return super().activated(x, activation)
-        return _product(as_dtype(x, torch.bfloat16), self._packed, self._bias, *ONEDNN[activation])
+        return _product(as_dtype(x, torch.bfloat16), self.packed, self._bias, *ONEDNN[activation])
 
     def dense(self) -> Tensor:
-        weight: Tensor = self._packed.to_dense().float()
+        weight: Tensor = self.packed.to_dense().float()
         return weight
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from torch.jit import optimized_execution, trace  # type: ignore[attr-defined]
 
 from llmcli.model.batch_cache import RowsStep
 from llmcli.model.cache import KVCache, Step, Store
-from llmcli.model.forms import Int8
 from llmcli.model.linear import Linear
 
 if TYPE_CHECKING:
@@ -105,8 +104,8 @@ def _traced(model: "CausalLM", ids: Tensor, step: Step) -> Graph:
     plain = partial(_logits, model, step.of)
     module = _Pass(plain)
     for i, part in enumerate(model.modules()):
-        if isinstance(part, Linear) and isinstance(part.form, Int8):
-            setattr(module, f"packed{i}", part.form.packed)  # no tensor, so a trace finds it only there
+        if isinstance(part, Linear) and part.form is not None and part.form.packed is not None:
+            module.keep(f"packed{i}", part.form.packed)
     try:
         with warnings.catch_warnings():
             # That sizes become constants, which is wanted, and that TorchScript will go one day.
@@ -134,3 +133,10 @@ class _Pass(nn.Module):
 
     def forward(self, ids: Tensor, *tensors: Tensor | list[Tensor]) -> Tensor:
         return self._plain(ids, *tensors)
+
+    def keep(self, name: str, packed: Any) -> None:
+        """What a graph cannot hold as a constant (`Form.packed`): a trace finds it here."""
+        if isinstance(packed, Tensor):
+            self.register_buffer(name, packed)
+        else:
+            setattr(self, name, packed)
