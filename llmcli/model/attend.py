@@ -78,14 +78,16 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     group = heads // k.shape[1]
     q = (q * scale).bfloat16()
     k, v = k.bfloat16().flatten(0, 1), v.bfloat16().flatten(0, 1)
-    ahead = torch.ones(_BLOCK, _BLOCK, dtype=torch.bool).triu(1)
+    ahead = torch.full((_BLOCK, _BLOCK), float("-inf"), dtype=q.dtype).triu(
+        1
+    )  # `masked_fill_` takes three times as long
     out = []
     for start in range(0, queries, _BLOCK):
         end = min(start + _BLOCK, queries)
         size = end - start
         rows = q[:, :, start:end].reshape(len(k), group * size, width)
         scores = torch.bmm(rows, k[:, :end].transpose(1, 2))
-        scores.view(len(k), group, size, end)[..., start:].masked_fill_(ahead[:size, :size], float("-inf"))
+        scores.view(len(k), group, size, end)[..., start:].add_(ahead[:size, :size])
         out.append(torch.bmm(scores.softmax(-1), v[:, :end]).view(batch, heads, size, width))
     return torch.cat(out, dim=2)
 

@@ -210,21 +210,35 @@ class Int4(Form):
         self._packed, self._scales = packed, scales
         self._group = packed.shape[1] * 2 // scales.shape[0]
         self._rows = rows
+        self._filled = len(packed) != rows
         self.bytes = packed.numel() + 2 * scales.numel()
         self._bias = None if bias is None else bias.bfloat16()
 
     def __call__(self, x: Tensor) -> Tensor:
-        flat = as_dtype(x, torch.bfloat16).reshape(-1, x.shape[-1])
+        flat = as_dtype(x, torch.bfloat16).flatten(0, -2)
         y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._packed, self._group, self._scales)
-        if y.shape[1] != self._rows:
+        if self._filled:
             y = y[:, : self._rows]
-        y = y.reshape(*x.shape[:-1], self._rows)
-        return y if self._bias is None else y + self._bias
+        if self._bias is not None:
+            y = y + self._bias
+        return _led_as(x, y)
 
     def dense(self) -> Tensor:
         eye = torch.eye(self._packed.shape[1] * 2, dtype=torch.bfloat16)
         whole: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(eye, self._packed, self._group, self._scales)
         return whole[:, : self._rows].t().float()
+
+
+def _led_as(x: Tensor, y: Tensor) -> Tensor:
+    """y (rows, out) with the leading axes of x (..., in): by their sizes only where it must be, since a traced step
+    looks sizes up anew, three operations each."""
+    if x.dim() == 2:
+        return y
+    if x.dim() == 3 and x.shape[1] == 1:
+        return y.unsqueeze(1)
+    if x.dim() == 3 and x.shape[0] == 1:
+        return y.unsqueeze(0)
+    return y.unflatten(0, x.shape[:-1])
 
 
 _BLOCKED_FOR = 32

@@ -204,16 +204,12 @@ class Attention(Part):
 
 def _heads(x: Tensor, head_dim: int) -> Tensor:
     """(batch, queries, heads * head_dim) -> (batch, heads, queries, head_dim)."""
-    batch, queries, _ = x.shape
-    if queries == 1:
-        return x.view(batch, -1, 1, head_dim)  # the order in memory already
-    return x.view(batch, queries, -1, head_dim).transpose(1, 2)
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
 
 
 def _side_by_side(heads: Tensor) -> Tensor:
     """(batch, heads, queries, head_dim) -> (batch, queries, heads * head_dim)."""
-    batch, _, queries, _ = heads.shape
-    return (heads if queries == 1 else heads.transpose(1, 2)).reshape(batch, queries, -1)
+    return heads.transpose(1, 2).flatten(2)
 
 
 class FeedForward(Part):
