@@ -90,9 +90,8 @@ class Llmcli:
     def batch(self, context: int, steps: int) -> list[float]:
         """Seconds of a step of `BATCH` rows, sampling left out on both sides."""
         from llmcli.batch import decode_rows, read_rows
-        from llmcli.model.batch_cache import BatchCache
 
-        cache, times = BatchCache(self.model.config, BATCH, self.model.kv_dtype), []
+        cache, times = self.model.new_rows(BATCH), []
         read_rows(self.model, cache, [(row, ids(context)) for row in range(BATCH)])
         for _ in range(steps):
             start = time.perf_counter()

@@ -58,13 +58,12 @@ def one_pass(folder: Path, dtype: str, kind: str) -> tuple[Any, Callable[[], Non
     """A model, and a forward pass of that kind, which can be run again and again."""
     from llmcli.batch import decode_rows, read_rows
     from llmcli.generation import decode_step, prefill
-    from llmcli.model.batch_cache import BatchCache
 
     model = (LlmcliRows if kind == "batch" else Llmcli)(folder, dtype).model
     if kind == "prefill":
         return model, lambda: void(prefill(model, model.new_cache(), ids(PROMPT)))
     if kind == "batch":
-        rows = BatchCache(model.config, BATCH, model.kv_dtype)
+        rows = model.new_rows(BATCH)
         read_rows(model, rows, [(row, ids(CONTEXT)) for row in range(BATCH)])
 
         def step_of_rows() -> None:

@@ -70,7 +70,7 @@ class _Batch:
         self._size = size
         self._next = 0
         self._rows: list[tuple[int, Sequence]] = []
-        self._cache = BatchCache(model.config, size, model.kv_dtype)
+        self._cache = model.new_rows(size)
         self._kept: _Read | None = None
 
     def run(self) -> Iterator[tuple[int, Drawn]]:

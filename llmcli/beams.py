@@ -87,7 +87,7 @@ class BeamSearch:
     def _search(self, sequence: Sequence) -> list[Beam]:
         running = [Beam(list(sequence.ids), (), 0.0)]
         finished: list[Beam] = []
-        cache = BatchCache(self.model.config, self.beams, self.model.kv_dtype)
+        cache = self.model.new_rows(self.beams)
         logits = torch.stack(read_rows(self.model, cache, [(0, tuple(sequence.ids))]))
         while True:
             best = self._continuations(running, sequence, logits)

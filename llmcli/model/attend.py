@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llmcli.model.cast import as_dtype
+
 _BLOCK = 128
 """Queries of a block in bfloat16: few enough that keys behind them are left out, enough for a product to be fast."""
 
@@ -62,9 +64,10 @@ def attend(
     queries = q.shape[2]
     if softcap:
         return _softcapped(q, k, v, mask, scale, softcap)
-    if mask is None and queries >= _BLOCK and q.device.type == "cpu" and (rounded or _autocast()) and _fast_bfloat16():
+    if mask is None and queries >= _BLOCK and q.device.type == "cpu" and (rounded or _autocast()) and fast_bfloat16():
         return _blocks(q, k, v, scale)
-    if queries == 1 and q.shape[0] > 1 and q.device.type == "cpu" and q.dtype == torch.float32:
+    batch_in_float32 = q.dtype == torch.float32 and q.shape[0] > 1
+    if queries == 1 and q.device.type == "cpu" and (batch_in_float32 or q.dtype == torch.bfloat16):
         return _one_each(q, k, v, mask, scale)
     grouped = bool(q.shape[1] != k.shape[1])  # where a step is traced, sizes and what they give are tensors
     causal = bool(mask is None and queries > 1)
@@ -93,15 +96,15 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def _one_each(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """One query of each text in a batch: the heads of a group are rows of one product. Where the texts' keys follow one
-    another in memory, it is read twice as fast as by PyTorch's own kernel: 32 texts of 64 tokens, 12 heads, 12 layers
-    in turn, 2 threads: 6.6 milliseconds, and 12.2."""
-    batch, heads, _, width = q.shape
+    """One query of each text in a batch: the heads of a group are rows of one product. Where the texts' keys follow
+    one another in memory, it is read twice as fast as by PyTorch's own kernel: 32 texts of 51 tokens, 12 heads, 2
+    threads, a layer of 12 in turn: 0.9 milliseconds in float32, 0.65 in bfloat16; of 200 tokens: 2.4 and 1.9."""
+    batch, _, _, width = q.shape
     rows = (q * scale).reshape(batch * k.shape[1], -1, width)
-    scores = torch.bmm(rows, k.flatten(0, 1).transpose(1, 2)).view(batch, heads, 1, -1)
+    scores = torch.bmm(rows, k.flatten(0, 1).transpose(1, 2)).float()
     if mask is not None:
-        scores.masked_fill_(~mask, float("-inf"))
-    return torch.bmm(scores.softmax(-1).view(rows.shape[0], -1, k.shape[2]), v.flatten(0, 1)).view(q.shape)
+        torch.unflatten(scores, 0, (batch, -1)).add_(torch.where(mask, 0.0, float("-inf")))  # less than to fill them
+    return torch.bmm(as_dtype(scores.softmax(-1), v.dtype), v.flatten(0, 1)).view(q.shape)
 
 
 def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, softcap: float) -> Tensor:
@@ -114,7 +117,7 @@ def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: flo
 
 
 @cache
-def _fast_bfloat16() -> bool:
+def fast_bfloat16() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 

@@ -22,8 +22,8 @@ from llmcli.model.config import ModelConfig
 from llmcli.model.scripted import scripted
 
 _SPARE = 16
-"""Slots that a buffer grows by at least, and one more for so many that it has: to copy all costs as much as some steps'
-attention, and each slot to spare a little of every step's."""
+"""A buffer has a multiple of so many slots, half of them to spare when it grows, and one more for each so many that it
+has: to copy all costs as much as some steps' attention, and each slot to spare a little of every step's."""
 
 Kept = tuple[Tensor, Tensor]
 """Keys and values of one row and layer, (kv_heads, slots, head_dim)."""
@@ -57,18 +57,20 @@ class RowsStep:
     keys: list[Tensor]
     values: list[Tensor]
     windows: list[int | None]
+    read: torch.dtype | None
     even: bool
     length: int = 0
 
     @property
     def layers(self) -> Sequence[LayerStore]:
         layers = zip(self.keys, self.values, self.windows, strict=True)
-        return [_Slots(keys, values, _slots(self.positions[:, 0], w), self.even) for keys, values, w in layers]
+        slots = ((keys, values, _slots(self.positions[:, 0], window)) for keys, values, window in layers)
+        return [_Slots(*each, self.read, self.even) for each in slots]
 
     @property
     def kind(self) -> Hashable:
         """What steps have in common that one graph can compute."""
-        return self.keys[0].dtype, self.even, len(self.positions) == 1
+        return self.keys[0].dtype, self.read, self.even, len(self.positions) == 1
 
     @property
     def tensors(self) -> StepTensors:
@@ -76,19 +78,23 @@ class RowsStep:
 
     @property
     def of(self) -> "Callable[..., RowsStep]":
-        return partial(RowsStep, windows=self.windows, even=self.even)
+        return partial(RowsStep, windows=self.windows, read=self.read, even=self.even)
 
 
 class BatchCache:
     """`rows` rows of keys and values; row i holds `lengths[i]` tokens.
 
     A pass is asked for just before it is run, and the lengths count its tokens from then on. `dtype` is that of the
-    stored keys and values; None: the one that attention reads them in.
+    stored keys and values; None: the one that attention reads them in. `read` is what decode steps read them in; None:
+    `cache.read_as` says it.
     """
 
-    def __init__(self, config: ModelConfig, rows: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, rows: int, dtype: torch.dtype | None = None, read: torch.dtype | None = None
+    ) -> None:
         self.lengths = [0] * rows
-        self._layers = [_LayerRows(config.window(i), rows, dtype) for i in range(config.num_layers)]
+        self._read = read
+        self._layers = [_LayerRows(config.window(i), rows, dtype or read) for i in range(config.num_layers)]
 
     def entering(self, rows: Sequence[int], lengths: Sequence[int], device: torch.device) -> Reading:
         """The pass that reads whole texts into rows, whatever these held: ids (texts, longest), each text from the
@@ -110,7 +116,7 @@ class BatchCache:
         keys, values = zip(*(layer.buffers for layer in self._layers), strict=True)
         windows = [layer.window for layer in self._layers]
         even = len(set(lengths)) == 1
-        return RowsStep(positions[:, None], visible, list(keys), list(values), windows, even)
+        return RowsStep(positions[:, None], visible, list(keys), list(values), windows, self._read, even)
 
     @torch.inference_mode()
     def copy(self, row: int) -> RowCopy:
@@ -192,7 +198,7 @@ class _LayerRows:
         needed = tokens if self.window is None else min(tokens, self.window)
         if needed <= old:
             return
-        size = needed + _SPARE + needed // _SPARE
+        size = -(-(needed + _SPARE // 2 + needed // _SPARE) // _SPARE) * _SPARE
         size = size if self.window is None else min(size, self.window)
         _, heads, _, width = like.shape
         dtype = self.buffers[0].dtype if self.buffers else self._dtype or read_as(like)
@@ -219,6 +225,7 @@ class _Slots:
     keys: Tensor
     values: Tensor
     slots: Tensor
+    read: torch.dtype | None
     even: bool
 
     def append(self, keys: Tensor, values: Tensor) -> Kept:
@@ -231,7 +238,7 @@ class _Slots:
             rows = _put_alike(rows, new, self.slots)
         else:
             rows[torch.arange(new.shape[0], device=new.device), :, self.slots] = new[:, :, 0].to(buffer.dtype)
-        return as_dtype(rows, read_as(new))
+        return as_dtype(rows, self.read or read_as(new))
 
 
 @scripted

@@ -238,7 +238,7 @@ def _led_as(x: Tensor, y: Tensor) -> Tensor:
         return y.unsqueeze(1)
     if x.dim() == 3 and x.shape[0] == 1:
         return y.unsqueeze(0)
-    return y.unflatten(0, x.shape[:-1])
+    return torch.unflatten(y, 0, x.shape[:-1])
 
 
 _BLOCKED_FOR = 32

@@ -1,11 +1,13 @@
 """The causal language model, in the order of the computation: embedding, blocks, norm, lm_head."""
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.batch_cache import RowsStep
+from llmcli.model.attend import fast_bfloat16
+from llmcli.model.batch_cache import BatchCache, RowsStep
 from llmcli.model.cache import KVCache, LayerStore, Store
 from llmcli.model.config import ModelConfig
 from llmcli.model.forms import Float16
@@ -78,6 +80,14 @@ class CausalLM(Part):
     def new_cache(self) -> KVCache:
         """A KV cache for one text, empty."""
         return KVCache(self.config, self.kv_dtype)
+
+    def new_rows(self, count: int) -> BatchCache:
+        """A KV cache for so many texts that are decoded together, empty. Their keys are most of what a step reads after
+        the weights, so they are kept and read in bfloat16 where the activations are rounded to 16 bits anyway."""
+        form = cast(Block, self.blocks[0]).attention.o.form
+        rounded = form is not None and form.rounds and not self.config.attention_softcap
+        read = torch.bfloat16 if rounded and fast_bfloat16() and self.kv_dtype in (None, torch.bfloat16) else None
+        return BatchCache(self.config, count, self.kv_dtype, read)
 
     def tie(self) -> None:
         """lm_head reads the embedding table itself."""

@@ -11,7 +11,6 @@ from torch import Tensor
 from llmcli.batch import decode_rows, read_rows
 from llmcli.generation import decode_step, prefill
 from llmcli.model import traced
-from llmcli.model.batch_cache import BatchCache
 from llmcli.model.cache import KVCache
 from llmcli.model.checkpoint import load_model
 from llmcli.model.loading import load
@@ -79,7 +78,7 @@ EVEN, UNEVEN = (6, 6, 6), (3, 12, 7)
 
 def decoded_rows(model: CausalLM, lengths: tuple[int, ...], counts: Sequence[int]) -> Tensor:
     """The logits of decode steps of the first `counts` rows, which hold texts of these lengths."""
-    cache = BatchCache(model.config, len(lengths))
+    cache = model.new_rows(len(lengths))
     read_rows(model, cache, [(row, tuple(ids_of(length, row))) for row, length in enumerate(lengths)])
     return torch.cat([decode_rows(model, cache, ids_of(count, step)) for step, count in enumerate(counts)])
 
@@ -104,7 +103,8 @@ def test_every_dtype(name: str, dtype: str, pairs: Pairs) -> None:
     same(model, checked)
     assert kinds(model) == {(None, True)}
     same(model, lambda model: decoded_rows(model, UNEVEN, [3] * 6 + [1] * 4))
-    assert kinds(model) == {(torch.float32, False, False), (torch.float32, True, True)}
+    stored, read = (torch.float32, None) if dtype == "float32" else (torch.bfloat16, torch.bfloat16)
+    assert kinds(model) == {(stored, read, False, False), (stored, read, True, True)}
 
 
 def test_keys_in_16_bits_and_a_cache_that_grows(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_it_holds_no_cache(pairs: Pairs) -> None:
     model = with_patience(load_model(pairs("llama").folder), 0)
     cache = model.new_cache()
     decoded(model, ids_of(9), 4, cache)
-    rows = BatchCache(model.config, 2)
+    rows = model.new_rows(2)
     read_rows(model, rows, [(row, tuple(ids_of(5))) for row in range(2)])
     decode_rows(model, rows, [7, 8])
     buffers = [weakref.ref(cache.layers[0].advance(0)[0]), weakref.ref(rows.decoding(2, torch.device("cpu")).keys[0])]
