@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from model.variants import LENGTH_DEPENDENT
 from tiny_families import EVERY, pair, some_ids
 
-from llmcli.batch import generate_batch
+from llmcli.batch import decode_rows, generate_batch, read_rows
 from llmcli.errors import UsageError
 from llmcli.generation import Sequence, generate
+from llmcli.model.attend import fast_bfloat16
 from llmcli.model.batch_cache import BatchCache
+from llmcli.model.loading import load
 from llmcli.model.transformer import CausalLM
 from llmcli.sampling_params import SamplingParams
 
@@ -237,3 +239,35 @@ def test_stored_keys_may_be_smaller_than_those_read():
     whole, half = (BatchCache(config(), 1, dtype) for dtype in (None, torch.bfloat16))
     assert keys_of(filled(half, [0], tokens=3), 1) == keys_of(filled(whole, [0], tokens=3), 1)
     assert half.allocated_bytes * 2 == whole.allocated_bytes
+
+
+@pytest.mark.skipif(not fast_bfloat16(), reason="this processor has no fast products in bfloat16")
+def test_rows_are_kept_in_16_bits_where_activations_are_rounded_anyway():
+    def stored(name, dtype="auto", kv_dtype=None):
+        model, _, _ = load(pair(name).folder, dtype)
+        model.kv_dtype = kv_dtype
+        rows = model.new_rows(2)
+        read_rows(model, rows, [(row, tuple(some_ids(5, row))) for row in range(2)])
+        step = rows.decoding(2, torch.device("cpu"))
+        return step.keys[0].dtype, step.read
+
+    half, whole = torch.bfloat16, torch.float32
+    assert stored("llama") == stored("llama", "int8") == stored("llama", "int4", half) == (half, half)
+    assert stored("llama", "float32") == stored("llama", "int8", whole) == (whole, None)
+    assert stored("llama", "float32", half) == (half, None)
+    assert stored("gemma2") == (whole, None)  # the soft cap is computed in float32
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_rows_in_16_bits_are_near_those_in_float32(name, dtype):
+    model, _, _ = load(pair(name).folder, dtype)
+    found = {}
+    for kv_dtype in (torch.float32, None):
+        model.kv_dtype = kv_dtype
+        rows = model.new_rows(3)
+        read_rows(model, rows, [(row, tuple(some_ids(length, row))) for row, length in enumerate((4, 30, 11))])
+        steps = [decode_rows(model, rows, some_ids(3, step)) for step in range(9)]
+        found[kv_dtype] = torch.cat(steps)
+    error = (found[None] - found[torch.float32]).norm() / found[torch.float32].norm()
+    assert 0 < float(error) < 0.03

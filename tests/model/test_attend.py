@@ -47,6 +47,23 @@ def test_one_query_of_each_text(monkeypatch: pytest.MonkeyPatch, kv_heads: int, 
     assert torch.allclose(found, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("texts", [1, 3])
+def test_one_query_of_each_text_in_bfloat16(monkeypatch: pytest.MonkeyPatch, kv_heads: int, texts: int) -> None:
+    generator = torch.Generator().manual_seed(kv_heads)
+    q = torch.randn(texts, 4, 1, 16, generator=generator).bfloat16()
+    k, v = (torch.randn(texts, kv_heads, 9, 16, generator=generator).bfloat16() for _ in range(2))
+    mask = (torch.arange(9) <= torch.tensor([8, 3, 0])[:texts, None])[:, None, None]
+    exact = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, scale=0.3, enable_gqa=True)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    found = attend.attend(q, k, v, mask, scale=0.3, softcap=0.0, rounded=True)
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), exact, atol=0.03)
+    # What may not be seen has no share at all.
+    v[:, :, 1:][mask.expand(-1, kv_heads, -1, -1)[:, :, 0, 1:].logical_not()] = 1e4
+    assert torch.equal(attend.attend(q, k, v, mask, scale=0.3, softcap=0.0, rounded=True), found)
+
+
 @needs_bfloat16
 def test_a_training_step_in_bfloat16_goes_through_blocks_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
