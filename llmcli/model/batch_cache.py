@@ -233,16 +233,17 @@ class _Slots:
 
     def _put(self, buffer: Tensor, new: Tensor) -> Tensor:
         """Writes the new tokens (rows, kv_heads, 1, head_dim); all slots of the rows."""
-        rows = buffer[: new.shape[0]]
         if self.even:
-            rows = _put_alike(rows, new, self.slots)
+            rows = _put_alike(buffer, new, self.slots)
         else:
+            rows = buffer[: new.shape[0]]
             rows[torch.arange(new.shape[0], device=new.device), :, self.slots] = new[:, :, 0].to(buffer.dtype)
         return as_dtype(rows, self.read or read_as(new))
 
 
 @scripted
-def _put_alike(rows: Tensor, new: Tensor, slots: Tensor) -> Tensor:
+def _put_alike(buffer: Tensor, new: Tensor, slots: Tensor) -> Tensor:
+    rows = buffer.narrow(0, 0, new.shape[0])
     rows.narrow(2, int(slots[0]), 1).copy_(new)
     return rows
 
