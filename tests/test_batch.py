@@ -241,7 +241,10 @@ def test_stored_keys_may_be_smaller_than_those_read():
     assert half.allocated_bytes * 2 == whole.allocated_bytes
 
 
-@pytest.mark.skipif(not fast_bfloat16(), reason="this processor has no fast products in bfloat16")
+needs_bfloat16 = pytest.mark.skipif(not fast_bfloat16(), reason="this processor has no fast products in bfloat16")
+
+
+@needs_bfloat16
 def test_rows_are_kept_in_16_bits_where_activations_are_rounded_anyway():
     def stored(name, dtype="auto", kv_dtype=None):
         model, _, _ = load(pair(name).folder, dtype)
@@ -258,6 +261,7 @@ def test_rows_are_kept_in_16_bits_where_activations_are_rounded_anyway():
     assert stored("gemma2") == (whole, None)  # the soft cap is computed in float32
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_rows_in_16_bits_are_near_those_in_float32(name, dtype):

@@ -82,9 +82,8 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     group = heads // k.shape[1]
     q = (q * scale).bfloat16()
     k, v = k.bfloat16().flatten(0, 1), v.bfloat16().flatten(0, 1)
-    ahead = torch.full((_BLOCK, _BLOCK), float("-inf"), dtype=q.dtype).triu(
-        1
-    )  # `masked_fill_` takes three times as long
+    # Added, which takes a third of the time that filling does, here and in `_one_each`.
+    ahead = torch.full((_BLOCK, _BLOCK), float("-inf"), dtype=q.dtype).triu(1)
     out = []
     for start in range(0, queries, _BLOCK):
         end = min(start + _BLOCK, queries)
@@ -105,7 +104,7 @@ def _one_each(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
     rows = (q * scale).reshape(batch * k.shape[1], -1, width)
     scores = torch.bmm(rows, k.flatten(0, 1).transpose(1, 2)).float()
     if mask is not None:
-        torch.unflatten(scores, 0, [batch, -1]).add_(torch.where(mask, 0.0, float("-inf")))  # less than to fill them
+        torch.unflatten(scores, 0, [batch, -1]).add_(torch.where(mask, 0.0, float("-inf")))
     return torch.bmm(as_dtype(scores.softmax(-1), v.dtype), v.flatten(0, 1)).view(q.shape)
 
 

@@ -64,8 +64,8 @@ class RowsStep:
     @property
     def layers(self) -> Sequence[LayerStore]:
         layers = zip(self.keys, self.values, self.windows, strict=True)
-        slots = ((keys, values, _slots(self.positions[:, 0], window)) for keys, values, window in layers)
-        return [_Slots(*each, self.read, self.even) for each in slots]
+        last = self.positions[:, 0]
+        return [_Slots(keys, values, _slots(last, w), self.read, self.even) for keys, values, w in layers]
 
     @property
     def kind(self) -> Hashable:

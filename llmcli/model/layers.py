@@ -152,7 +152,7 @@ class Attention(Part):
             mask = visible if mask is None else visible & mask
         if tap is not None:
             self._record(tap, q, k, mask)
-        rounded = self.o.form is not None and self.o.form.rounds
+        rounded = self.o.rounds
         heads = attend(q, k, v, mask, scale=self.scale, softcap=self.softcap, rounded=rounded)
         if tap is not None:
             heads = tap("heads", self.layer, heads)

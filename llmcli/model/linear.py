@@ -43,6 +43,11 @@ class Linear(Part):
         self.weight = None
         self.bias = None
 
+    @property
+    def rounds(self) -> bool:
+        """Whether the form rounds activations to 16 bits or fewer."""
+        return self.form is not None and self.form.rounds
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features); a form may answer in 16 bits."""
         form = self.form

@@ -84,8 +84,7 @@ class CausalLM(Part):
     def new_rows(self, count: int) -> BatchCache:
         """A KV cache for so many texts that are decoded together, empty. Their keys are most of what a step reads after
         the weights, so they are kept and read in bfloat16 where the activations are rounded to 16 bits anyway."""
-        form = cast(Block, self.blocks[0]).attention.o.form
-        rounded = form is not None and form.rounds and not self.config.attention_softcap
+        rounded = cast(Block, self.blocks[0]).attention.o.rounds and not self.config.attention_softcap
         read = torch.bfloat16 if rounded and fast_bfloat16() and self.kv_dtype in (None, torch.bfloat16) else None
         return BatchCache(self.config, count, self.kv_dtype, read)
 

@@ -45,7 +45,7 @@ def make(dtype: str, weight: Tensor, bias: Tensor | None) -> forms.Form:
 @pytest.mark.parametrize("shape", [(100, 64), (257, 96), (7, 160)])
 @pytest.mark.parametrize("rows", [(1, 1), (1, 4), (1, 9), (3, 1), (2, 3), (5,)])
 @torch.inference_mode()
-def test_a_form_multiplies(dtype: str, shape: tuple[int, int], rows: tuple[int, int]) -> None:
+def test_a_form_multiplies(dtype: str, shape: tuple[int, int], rows: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(1)
     weight, bias = torch.randn(shape, generator=generator) * 0.05, torch.randn(shape[0], generator=generator)
     x = torch.randn(*rows, shape[1], generator=generator)
