@@ -18,8 +18,9 @@ def load(
     """The model, the dtype that `auto` and `stored` turned out to be, and what a user should know.
 
     `packed` holds the matrices in the form that a decode step reads fastest (`model.forms`); without, float32 is read
-    where it lies in the file, which starts sooner and is as good for one pass. `many_rows` tells `auto` that decode
-    steps have several rows. Off the CPU matrices are plain. Raises `ModelError`, `UsageError`.
+    where it lies in the file, which starts sooner and is as good for one pass. float16 is packed where it is named:
+    `auto` starts at once, a text of a thousand tokens earns the packing. `many_rows` tells `auto` that decode steps
+    have several rows. Off the CPU matrices are plain. Raises `ModelError`, `UsageError`.
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is not known", f"use one of {', '.join(DTYPES)}")
@@ -32,10 +33,11 @@ def load(
     if small is not None:
         model, notes = load_quantized(folder, dtype)
         return model, "float32" if dtype == "float32" else small, notes
+    named = dtype
     if dtype == "auto":
         dtype = auto_dtype(device, many_rows)
     if device != "cpu" or dtype == "stored" or (dtype == "float32" and not packed):
         model = load_model(folder, dtype=dtype, device=device)
         return model, str(model.norm.weight.dtype).removeprefix("torch."), []
-    model, notes = load_packed(folder, dtype)
+    model, notes = load_packed(folder, dtype, packed16=packed and named == "float16")
     return model, dtype, notes

@@ -8,21 +8,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.forms import (
-    FLOAT16_MAX,
-    INT4_GROUP,
-    BFloat16,
-    Float16,
-    Float32,
-    Form,
-    Int4,
-    Int8,
-    quantize_int4,
-    quantize_int8,
-)
+from llmcli.model.forms import FLOAT16_MAX, BFloat16, Float16, Float32, Form, Int4, Int8, PackedFloat16
 from llmcli.model.heap import Heap, trim
 from llmcli.model.layers import LayerNorm, RMSNorm
 from llmcli.model.linear import Linear
+from llmcli.model.rounding import INT4_GROUP, quantize_int4, quantize_int8
 from llmcli.model.transformer import Block, CausalLM
 
 UNEVEN = 4.0
@@ -79,13 +69,15 @@ def _stack(*parts: Linear) -> Linear:
         return Linear(parts[0].in_features, sum(part.out_features for part in parts), parts[0].bias is not None)
 
 
-def pack_model(model: CausalLM, dtype: str, done: Callable[[], None] = lambda: None) -> list[str]:
+def pack_model(
+    model: CausalLM, dtype: str, done: Callable[[], None] = lambda: None, *, packed16: bool = False
+) -> list[str]:
     """Packs every matrix of a model whose weights lie on the CPU; `done` is called after each, when its parameters are
-    gone. Returns what a user should know about it."""
+    gone. `packed16` as in `form_of`. Returns what a user should know about it."""
     notes: dict[str, None] = {}
     heap = Heap()
     for matrix in matrices(model):
-        form = make_form(matrix, dtype, notes)
+        form = make_form(matrix, dtype, notes, packed16=packed16)
         if form is not None:
             hold(matrix, form)
         else:
@@ -124,12 +116,12 @@ def _forms(model: CausalLM) -> Iterator[Form]:
             yield module.form
 
 
-def make_form(matrix: Matrix, dtype: str, notes: dict[str, None]) -> Form | None:
+def make_form(matrix: Matrix, dtype: str, notes: dict[str, None], *, packed16: bool = False) -> Form | None:
     """The form of one matrix; None, and a note, where this build of PyTorch lacks its operator."""
     if lacking(dtype) is not None:
         notes[lacking_note(dtype)] = None
         return None
-    return form_of(rounded(matrix, dtype), matrix.target.out_features)
+    return form_of(rounded(matrix, dtype), matrix.target.out_features, packed16=packed16)
 
 
 def rounded(matrix: Matrix, dtype: str) -> dict[str, Tensor]:
@@ -159,8 +151,9 @@ def _fits_float16(weight: Tensor) -> bool:
     return largest == 0.0 or 2.0**-10 <= largest <= FLOAT16_MAX
 
 
-def form_of(tensors: Mapping[str, Tensor], rows: int) -> Form:
-    """The form of a matrix of so many out_features, from what `rounded` gives."""
+def form_of(tensors: Mapping[str, Tensor], rows: int, *, packed16: bool = False) -> Form:
+    """The form of a matrix of so many out_features, from what `rounded` gives. `packed16`: what is float16 is packed
+    where fbgemm is there to do that; otherwise it is multiplied where it lies."""
     bias = tensors.get("bias")
     if "packed" in tensors:
         return Int4(tensors["packed"], tensors["scales"], rows, bias)
@@ -169,7 +162,9 @@ def form_of(tensors: Mapping[str, Tensor], rows: int) -> Form:
         return Int8(weight, tensors["scales"], bias, tensors.get("channels"))
     if weight.dtype == torch.float32:
         return Float32(weight, bias)
-    return Float16(weight, bias) if weight.dtype == torch.float16 else BFloat16(weight, bias)
+    if weight.dtype == torch.bfloat16:
+        return BFloat16(weight, bias)
+    return PackedFloat16(weight, bias) if packed16 and _fbgemm() else Float16(weight, bias)
 
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -184,11 +179,14 @@ def lacking(dtype: str) -> str | None:
             there = torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return None if there else f"oneDNN's {dtype} product"
     if dtype == "int8":
-        there = hasattr(torch, "_make_per_channel_quantized_tensor")
-        return None if there and "fbgemm" in torch.backends.quantized.supported_engines else "fbgemm"
+        return None if _fbgemm() and hasattr(torch, "_make_per_channel_quantized_tensor") else "fbgemm"
     if dtype == "int4":
         return None if hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu") else "the int4 product"
     return None
+
+
+def _fbgemm() -> bool:
+    return "fbgemm" in torch.backends.quantized.supported_engines
 
 
 def lacking_note(dtype: str) -> str:

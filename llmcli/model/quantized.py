@@ -54,8 +54,9 @@ def small_tensors(model: CausalLM, dtype: str, done: Callable[[], None]) -> dict
 
 
 def load_quantized(folder: Path, dtype: str) -> tuple[CausalLM, list[str]]:
-    """The model of a quantized folder, for the CPU. `dtype`: `auto` or the folder's own for the stored form, `float32`
-    for the same numbers as plain float32 matrices. Raises CheckpointError, ConfigError, UsageError."""
+    """The model of a quantized folder, for the CPU. `dtype`: `auto` or the folder's own for the stored form (float16
+    is packed only where it is named), `float32` for the same numbers as plain float32 matrices. Raises CheckpointError,
+    ConfigError, UsageError."""
     stored_as = quantized_dtype(folder)
     if dtype not in ("auto", "float32", stored_as):
         raise UsageError(
@@ -68,7 +69,7 @@ def load_quantized(folder: Path, dtype: str) -> tuple[CausalLM, list[str]]:
     plain = dtype == "float32" or missing
     heap = Heap()
     for matrix in matrices(reader.model):
-        form = form_of(reader.parts(matrix), matrix.target.out_features)
+        form = form_of(reader.parts(matrix), matrix.target.out_features, packed16=dtype == "float16")
         hold(matrix, form)
         if plain:
             matrix.target.hold(None)

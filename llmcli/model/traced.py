@@ -104,8 +104,9 @@ def _traced(model: "CausalLM", ids: Tensor, step: Step) -> Graph:
     plain = partial(_logits, model, step.of)
     module = _Pass(plain)
     for i, part in enumerate(model.modules()):
-        if isinstance(part, Linear) and part.form is not None and part.form.packed is not None:
-            module.keep(f"packed{i}", part.form.packed)
+        if isinstance(part, Linear) and part.form is not None:
+            for j, packed in enumerate(part.form.packed):
+                module.keep(f"packed{i}_{j}", packed)
     try:
         with warnings.catch_warnings():
             # That sizes become constants, which is wanted, and that TorchScript will go one day.

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from llmcli.errors import CheckpointError, ConfigError, UsageError
 from llmcli.model.checkpoint import load_packed
+from llmcli.model.forms import Float16, Form, PackedFloat16
 from llmcli.model.header import QUANTIZED_KEY, quantized_dtype
 from llmcli.model.linear import Linear
 from llmcli.model.loading import load
+from llmcli.model.pack import lacking
 from llmcli.model.quantized import load_quantized, quantize
 from llmcli.model.transformer import CausalLM
 
@@ -46,6 +49,22 @@ def test_the_folder_holds_the_packed_model(pairs: Pairs, tmp_path: Path, name: s
         torch.testing.assert_close(dict(model.named_parameters())[key].float(), value.float(), rtol=1e-3, atol=1e-6)
     ids = text(9)
     torch.testing.assert_close(plain(ids), model(ids), rtol=0.1, atol=0.1 * float(plain(ids).abs().max()))
+
+
+@torch.inference_mode()
+def test_float16_is_packed_where_it_is_named(pairs: Pairs, tmp_path: Path) -> None:
+    quantize(pairs("llama").folder, tmp_path / "small", "float16")
+    stored, named, again = (
+        load(*each)[0]
+        for each in ((tmp_path / "small", "auto"), (tmp_path / "small", "float16"), (pairs("llama").folder, "float16"))
+    )
+    kind = PackedFloat16 if lacking("int8") is None else Float16
+    assert {type(each.form) for each in linears(stored)} == {Float16}
+    assert {type(each.form) for each in linears(named)} == {type(each.form) for each in linears(again)} == {kind}
+    ids = text(9)
+    for one, other in zip(linears(named), linears(again), strict=True):
+        assert torch.equal(cast(Form, one.form).dense(), cast(Form, other.form).dense())
+    torch.testing.assert_close(named(ids), stored(ids), rtol=0.1, atol=0.1 * float(stored(ids).abs().max()))
 
 
 def linears(model: CausalLM) -> list[Linear]:
