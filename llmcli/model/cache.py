@@ -8,6 +8,7 @@ Texts that are decoded together have a cache of their own, see `batch_cache`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -72,7 +73,7 @@ class Step(Store, Protocol):
     def of(self) -> "Callable[..., Step]": ...
 
 
-def put(buffer: Tensor, new: Tensor, start: int, end: int) -> Tensor:
+def _put(buffer: Tensor, new: Tensor, start: int, end: int) -> Tensor:
     """Writes keys or values (batch, kv_heads, new, head_dim) into the last slots before `end`; a view of all slots from
     `start` to `end`."""
     count = new.shape[2]
@@ -86,152 +87,182 @@ def _read(keys: Tensor, values: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @scripted
-def _put_both(
-    key_buffer: Tensor, value_buffer: Tensor, keys: Tensor, values: Tensor, slots: Tensor
-) -> tuple[Tensor, Tensor]:
+def _opened(keys: Tensor, values: Tensor, slots: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of a room's keys and values the slots of the tokens at `positions`, and all that these may see."""
     bounds: list[int] = slots.tolist()
-    return put(key_buffer, keys, bounds[0], bounds[1]), put(value_buffer, values, bounds[0], bounds[1])
+    start, end, new = bounds[0], bounds[1], positions.shape[0]
+    return (
+        keys.narrow(3, end - new, new),
+        values.narrow(3, end - new, new),
+        keys.narrow(3, start, end - start),
+        values.narrow(3, start, end - start),
+    )
 
 
 @dataclass
 class TextStep:
-    """The pass that adds tokens to a text, as a `Store` and a `Step`; see `KVCache.step`."""
+    """The pass that adds tokens to a text, as a `Store` and a `Step`; see `KVCache.step`. A `Room`'s keys, values and
+    bounds each; `places` says for each layer in which room it is, and where in it."""
 
     positions: Tensor
     keys: list[Tensor]
     values: list[Tensor]
     slots: Tensor
+    places: Sequence[tuple[int, int]]
     visible: None = None
     length: int = 0
 
     @property
     def layers(self) -> Sequence[LayerStore]:
-        return [_Slots(*each) for each in zip(self.keys, self.values, self.slots.unbind(), strict=True)]
+        rooms = zip(self.keys, self.values, self.slots.unbind(), strict=True)
+        opened = [[part.unbind() for part in _opened(*room, self.positions)] for room in rooms]
+        return [_Slots(*(part[place] for part in opened[room])) for room, place in self.places]
 
     @property
     def tensors(self) -> StepTensors:
         return self.positions, self.keys, self.values, self.slots
 
     @property
-    def of(self) -> "type[TextStep]":
-        return TextStep
+    def of(self) -> "Callable[..., TextStep]":
+        return partial(TextStep, places=self.places)
 
 
 @dataclass
 class _Slots:
-    """The buffers of a layer, and the first slot and the end of what the new tokens may see, they themselves last."""
+    """Where a layer's new keys and values go, and all that the new queries may see, these included."""
 
+    new_keys: Tensor
+    new_values: Tensor
     keys: Tensor
     values: Tensor
-    slots: Tensor
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        return _read(*_put_both(self.keys, self.values, keys, values, self.slots), keys)
+        self.new_keys.copy_(keys)
+        self.new_values.copy_(values)
+        return _read(self.keys, self.values, keys)
 
 
-class LayerCache:
-    """Keys and values of one layer, (batch, kv_heads, tokens, head_dim), grown by doubling so that an append is
-    amortised O(1). A sliding layer keeps only the keys that a later query can still see.
+class Room:
+    """The keys and the values of layers that see equally far, each one tensor (layers, batch, kv_heads, slots,
+    head_dim): a step finds the slots of all of them at once. Grown by doubling, so that an append is amortised O(1).
+    With a window only the keys are kept that a later query can still see.
 
     `dtype` is that of the stored keys and values; None: the one that attention reads them in.
     """
 
-    def __init__(self, window: int | None, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, window: int | None, dtype: torch.dtype | None = None, layers: int = 1) -> None:
         self.window = window
-        self.dtype = dtype
-        self._keys: Tensor | None = None
-        self._values: Tensor | None = None
-        self._used = 0
+        self.used = 0
+        self.bounds = (0, 0)
+        """Of the pass that came last: the first slot that its queries may see, and the end of its own tokens."""
+        self.buffers: list[Tensor] = []
+        self._dtype = dtype
+        self._layers = layers
+
+    def advance(self, new: int, like: Tensor | None = None) -> tuple[int, int]:
+        """Makes room for `new` tokens and counts them; their `bounds`. `like` (batch, kv_heads, any, head_dim) are new
+        keys: needed where nothing was appended yet."""
+        self._drop_unseen(new)
+        end = self.used + new
+        self._reserve(end, self.buffers[0][0] if like is None else like)
+        self.used = end
+        self.bounds = (0 if self.window is None else max(0, end - (self.window - 1 + new))), end
+        return self.bounds
+
+    def _drop_unseen(self, new: int) -> None:
+        """Moves a window's last keys but one to the front once the buffers would have to grow."""
+        keep = self.used if self.window is None else min(self.used, self.window - 1)
+        if keep == self.used or self.used + new <= self._capacity:
+            return
+        for buffer in self.buffers:
+            buffer[..., :keep, :] = buffer[..., self.used - keep : self.used, :].clone()
+        self.used = keep
+
+    def _reserve(self, tokens: int, like: Tensor) -> None:
+        capacity = self._capacity
+        if tokens <= capacity:
+            return
+        batch, heads, _, width = like.shape
+        size = -(-max(tokens, 2 * capacity) // _CHUNK) * _CHUNK
+        dtype = self.buffers[0].dtype if self.buffers else self._dtype or read_as(like)
+        for i in range(2):
+            grown = torch.empty(self._layers, batch, heads, size, width, dtype=dtype, device=like.device)
+            if len(self.buffers) > i:
+                grown[..., : self.used, :] = self.buffers[i][..., : self.used, :]
+            self.buffers[i : i + 1] = [grown]
+
+    @property
+    def _capacity(self) -> int:
+        return self.buffers[0].shape[3] if self.buffers else 0
+
+    def can_forget(self, count: int, length: int) -> bool:
+        """Whether the last `count` of `length` tokens can go: with a window, older keys may have been dropped that the
+        next query would see then."""
+        left = length - count
+        needed = left if self.window is None else min(left, self.window - 1)
+        return self.used - count >= needed
+
+    def forget(self, count: int) -> None:
+        """Drops the keys and values of the last `count` tokens."""
+        self.used = max(0, self.used - count)
+
+
+class LayerCache:
+    """The keys and values of one layer, (batch, kv_heads, tokens, head_dim): place `place` of a room, which counts a
+    pass's tokens when they come to its first layer."""
+
+    def __init__(self, room: Room, place: int = 0) -> None:
+        self._room = room
+        self._place = place
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the new tokens' keys and values; returns those that the new queries may see, oldest first: on a CPU in
         float32, elsewhere in the dtype of `keys`."""
-        key_buffer, value_buffer, start, end = self.advance(keys.shape[2], keys)
-        return _read(put(key_buffer, keys, start, end), put(value_buffer, values, start, end), keys)
-
-    def advance(self, new: int, like: Tensor | None = None) -> tuple[Tensor, Tensor, int, int]:
-        """Makes room for `new` tokens and counts them: the buffers of keys and values, the first slot that the new
-        queries may see, and the end of the new tokens' own. `like` new keys: needed where nothing was appended yet."""
-        self._drop_unseen(new)
-        end = self._used + new
-        like = self._keys if like is None else like
-        assert like is not None
-        self._reserve(end, like, self.dtype or read_as(like))
-        self._used = end
-        start = 0 if self.window is None else max(0, end - (self.window - 1 + new))
-        assert self._keys is not None
-        assert self._values is not None
-        return self._keys, self._values, start, end
-
-    def _drop_unseen(self, new: int) -> None:
-        """Moves a sliding layer's last window - 1 keys to the front once the buffer would have to grow."""
-        keep = self._used if self.window is None else min(self._used, self.window - 1)
-        capacity = 0 if self._keys is None else self._keys.shape[2]
-        if keep == self._used or self._used + new <= capacity:
-            return
-        assert self._keys is not None
-        assert self._values is not None
-        for buffer in (self._keys, self._values):
-            buffer[:, :, :keep] = buffer[:, :, self._used - keep : self._used].clone()
-        self._used = keep
-
-    def _reserve(self, tokens: int, like: Tensor, dtype: torch.dtype) -> None:
-        capacity = 0 if self._keys is None else self._keys.shape[2]
-        if tokens <= capacity:
-            return
-        batch, heads, _, width = like.shape
-        size = max(tokens, 2 * capacity if capacity else 0)
-        size = -(-size // _CHUNK) * _CHUNK
-        for name in ("_keys", "_values"):
-            grown = torch.empty(batch, heads, size, width, dtype=dtype, device=like.device)
-            old: Tensor | None = getattr(self, name)
-            if old is not None:
-                grown[:, :, : self._used] = old[:, :, : self._used]
-            setattr(self, name, grown)
-
-    def can_forget(self, count: int, length: int) -> bool:
-        """Whether the last `count` of `length` tokens can go: a sliding layer may have dropped older keys that the
-        next query would see then."""
-        left = length - count
-        needed = left if self.window is None else min(left, self.window - 1)
-        return self._used - count >= needed
-
-    def forget(self, count: int) -> None:
-        """Drops the keys and values of the last `count` tokens."""
-        self._used = max(0, self._used - count)
+        room = self._room
+        start, end = room.bounds if self._place else room.advance(keys.shape[2], keys)
+        seen = [
+            _put(buffer[self._place], new, start, end) for buffer, new in zip(room.buffers, (keys, values), strict=True)
+        ]
+        return _read(seen[0], seen[1], keys)
 
     def kept(self) -> tuple[Tensor, Tensor]:
         """The stored keys and values that a later query can see, (batch, kv_heads, tokens, head_dim), oldest first.
         Raises ValueError where nothing was appended yet."""
-        if self._keys is None or self._values is None:
+        room = self._room
+        if not room.buffers:
             raise ValueError("the cache is empty")
-        start = 0 if self.window is None else max(0, self._used - (self.window - 1))
-        return self._keys[:, :, start : self._used], self._values[:, :, start : self._used]
+        start = 0 if room.window is None else max(0, room.used - (room.window - 1))
+        keys, values = (buffer[self._place, :, :, start : room.used] for buffer in room.buffers)
+        return keys, values
 
     @property
     def used(self) -> int:
-        return self._used
+        return self._room.used
 
     @property
     def allocated_bytes(self) -> int:
-        buffers = [b for b in (self._keys, self._values) if b is not None]
-        return sum(b.numel() * b.element_size() for b in buffers)
+        return sum(buffer[self._place].numel() * buffer.element_size() for buffer in self._room.buffers)
 
 
 class KVCache:
-    """One `LayerCache` a layer, and the number of tokens seen so far. `dtype` as in `LayerCache`."""
+    """One `LayerCache` a layer, and the number of tokens seen so far. `dtype` as in `Room`."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype | None = None) -> None:
         self.dtype = dtype
-        self.layers = [LayerCache(config.window(i), dtype) for i in range(config.num_layers)]
+        windows = [config.window(i) for i in range(config.num_layers)]
+        kinds = list(dict.fromkeys(windows))
+        self._rooms = [Room(window, dtype, windows.count(window)) for window in kinds]
+        self._places = [(kinds.index(window), windows[:i].count(window)) for i, window in enumerate(windows)]
+        self.layers = [LayerCache(self._rooms[room], place) for room, place in self._places]
         self.length = 0
 
-    def step(self, count: int) -> "TextStep":
+    def step(self, count: int) -> TextStep:
         """The pass that adds so many tokens after others; they are counted from here on."""
-        keys, values, *slots = zip(*(layer.advance(count) for layer in self.layers), strict=True)
+        slots = torch.tensor([room.advance(count) for room in self._rooms])
+        keys, values = zip(*(room.buffers for room in self._rooms), strict=True)
         self.length += count
         positions = torch.arange(self.length - count, self.length)
-        return TextStep(positions, list(keys), list(values), torch.tensor(list(zip(*slots, strict=True))))
+        return TextStep(positions, list(keys), list(values), slots, self._places)
 
     @property
     def allocated_bytes(self) -> int:
@@ -240,17 +271,17 @@ class KVCache:
     def can_crop(self, length: int) -> bool:
         """Whether the cache can go back to its first `length` tokens. Back to where the last append began it always
         can."""
-        return all(layer.can_forget(self.length - length, self.length) for layer in self.layers)
+        return all(room.can_forget(self.length - length, self.length) for room in self._rooms)
 
     def crop(self, length: int) -> None:
         """Forgets all but the first `length` tokens. Raises ValueError where `can_crop` says no."""
         if not 0 <= length <= self.length or not self.can_crop(length):
             raise ValueError(f"a cache of {self.length} tokens cannot go back to {length}")
-        for layer in self.layers:
-            layer.forget(self.length - length)
+        for room in self._rooms:
+            room.forget(self.length - length)
         self.length = length
 
     def clear(self) -> None:
-        for layer in self.layers:
-            layer.forget(layer.used)
+        for room in self._rooms:
+            room.forget(room.used)
         self.length = 0

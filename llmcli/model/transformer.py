@@ -70,7 +70,7 @@ class CausalLM(Part):
         self.norm = make_norm(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, config.lm_head_bias)
         self.kv_dtype: torch.dtype | None = None
-        """That of the keys and values in new caches; None: the one that is fastest to read, as `LayerCache` says."""
+        """That of the keys and values in new caches; None: the one that is fastest to read, as `Room` says."""
         self.narrow: list[Float16] = []
         """The matrices that one row is multiplied by in float16."""
         self.traced = TracedSteps(self)

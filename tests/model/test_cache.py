@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from llmcli.model.cache import KV_DTYPES, KVCache, LayerCache
+from llmcli.model.cache import KV_DTYPES, KVCache, LayerCache, Room
 
 from .conftest import Pair, assert_close, text
 
@@ -19,13 +19,17 @@ def appended(cache: LayerCache, count: int, first: int = 0) -> tuple[torch.Tenso
     return cache.append(keys, -keys)
 
 
+def of_one(window: int | None) -> LayerCache:
+    return LayerCache(Room(window))
+
+
 def numbers(keys: torch.Tensor) -> list[int]:
     assert torch.equal(keys, keys[:, :1, :, :1].expand_as(keys))
     return [int(each) for each in keys[0, 0, :, 0].tolist()]
 
 
 def test_appending_copies_seldom_and_never_takes_much_more_than_it_needs() -> None:
-    cache = LayerCache(None)
+    cache = of_one(None)
     each = 2 * 2 * 4 * 4
     moves, place = 0, None
     for i in range(5000):
@@ -38,7 +42,7 @@ def test_appending_copies_seldom_and_never_takes_much_more_than_it_needs() -> No
 
 
 def test_a_prompt_takes_what_it_needs_and_no_whole_context() -> None:
-    cache = LayerCache(None)
+    cache = of_one(None)
     appended(cache, 1000)
     assert cache.allocated_bytes == 1024 * 2 * 2 * 4 * 4
 
@@ -46,15 +50,15 @@ def test_a_prompt_takes_what_it_needs_and_no_whole_context() -> None:
 @pytest.mark.parametrize("window", [None, 9])
 def test_going_back_over_the_last_append_is_as_if_it_never_was(window: int | None) -> None:
     generator = torch.Generator().manual_seed(0)
-    cache, fresh = LayerCache(window), LayerCache(window)
-    length = 0
+    room, fresh = Room(window), of_one(window)
+    cache, length = LayerCache(room), 0
     for _ in range(300):
         drafted = int(torch.randint(1, 9, (), generator=generator))
         kept = int(torch.randint(1, drafted + 1, (), generator=generator))
         seen, _ = appended(cache, drafted, length)
         assert numbers(seen)[-drafted:] == list(range(length, length + drafted))
-        assert cache.can_forget(drafted - kept, length + drafted)
-        cache.forget(drafted - kept)
+        assert room.can_forget(drafted - kept, length + drafted)
+        room.forget(drafted - kept)
         appended(fresh, kept, length)
         length += kept
         assert [numbers(each) for each in cache.kept()] == [numbers(each) for each in fresh.kept()]
@@ -62,14 +66,29 @@ def test_going_back_over_the_last_append_is_as_if_it_never_was(window: int | Non
 
 
 def test_a_sliding_layer_does_not_go_back_to_what_it_dropped() -> None:
-    cache = LayerCache(9)
+    room = Room(9)
+    cache = LayerCache(room)
     appended(cache, 256)
-    assert cache.can_forget(200, 256)
+    assert room.can_forget(200, 256)
     appended(cache, 1, 256)  # the buffer is full: the last 8 keys move to its front
-    assert cache.can_forget(1, 257)
-    assert not cache.can_forget(2, 257)
+    assert room.can_forget(1, 257)
+    assert not room.can_forget(2, 257)
     with pytest.raises(ValueError, match="empty"):
-        LayerCache(9).kept()
+        of_one(9).kept()
+
+
+@pytest.mark.parametrize("window", [None, 9])
+def test_layers_that_share_a_room_hold_what_each_would_hold_alone(window: int | None) -> None:
+    room = Room(window, layers=3)
+    shared, alone = [LayerCache(room, place) for place in range(3)], [of_one(window) for _ in range(3)]
+    length = 0
+    for count in (5, 1, 250, 1, 1, 300, 2, 700):
+        for i, (one, other) in enumerate(zip(shared, alone, strict=True)):
+            found, wanted = (appended(each, count, 1000 * i + length) for each in (one, other))
+            assert [numbers(each) for each in found] == [numbers(each) for each in wanted]
+        length += count
+    assert [one.allocated_bytes for one in shared] == [other.allocated_bytes for other in alone]
+    assert [numbers(one.kept()[0]) for one in shared] == [numbers(other.kept()[0]) for other in alone]
 
 
 @torch.inference_mode()
@@ -99,7 +118,7 @@ def test_what_cannot_be_cropped_is_refused(pairs: Pairs) -> None:
 @pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", list(KV_DTYPES))
 def test_keys_are_kept_as_asked_for_and_read_in_float32_on_a_cpu(name: str, computed: torch.dtype) -> None:
-    cache = LayerCache(None, KV_DTYPES[name])
+    cache = LayerCache(Room(None, KV_DTYPES[name]))
     given = torch.full((1, 2, 3, 4), 1 / 3, dtype=computed)
     keys, values = cache.append(given, given)
     stored = KV_DTYPES[name] or torch.float32

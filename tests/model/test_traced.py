@@ -178,7 +178,7 @@ def test_it_holds_no_cache(pairs: Pairs) -> None:
     rows = model.new_rows(2)
     read_rows(model, rows, [(row, tuple(ids_of(5))) for row in range(2)])
     decode_rows(model, rows, [7, 8])
-    buffers = [weakref.ref(cache.layers[0].advance(0)[0]), weakref.ref(rows.decoding(2, torch.device("cpu")).keys[0])]
+    buffers = [weakref.ref(cache.step(0).keys[0]), weakref.ref(rows.decoding(2, torch.device("cpu")).keys[0])]
     assert all(buffer() is not None for buffer in buffers)
     del cache, rows
     gc.collect()
