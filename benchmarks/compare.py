@@ -34,7 +34,7 @@ BASE = "transformers float32"
 def cast() -> Who:
     """Everyone who could run."""
     found = {BASE: ("Transformers", "float32"), "transformers bfloat16": ("Transformers", "bfloat16")}
-    found |= {f"llmcli {dtype}": ("Llmcli", dtype) for dtype in ("float32", "auto", "float16", "int8", "int4")}
+    found |= {f"llmcli {dtype}": ("Llmcli", dtype) for dtype in ("float32", "auto", "float16-packed", "int8", "int4")}
     if installed("ctranslate2"):
         found |= {f"ctranslate2 {kind}": ("CTranslate2", kind) for kind in ("float32", "int8")}
     if installed("llama-cpp-python") and installed("gguf"):

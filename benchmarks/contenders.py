@@ -63,7 +63,9 @@ class Llmcli:
         from llmcli.model import heap
         from llmcli.model.loading import load
 
-        stored = folder if dtype == "float32" or self.many_rows else shapes.quantized(folder, dtype)
+        stored = (
+            folder if dtype == "float32" or self.many_rows else shapes.quantized(folder, dtype.removesuffix("-packed"))
+        )
         self.model, self.dtype, _ = load(stored, dtype, many_rows=self.many_rows)
         self.model.traced.patience = 0  # the speed that a long text has
         heap.keep()  # as the command does

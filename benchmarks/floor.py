@@ -17,9 +17,9 @@ while nothing else runs.
 import argparse
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,6 +31,7 @@ from remote import THREADS, Remote
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmcli.model.forms import onednn_product
+from llmcli.model.traced import recorded
 
 CONTEXT = 50
 PROMPT = 512
@@ -111,35 +112,21 @@ def again(calls: list[Call]) -> Callable[[], None]:
     return run
 
 
-class Products(torch.nn.Module):
-    """The calls, for a trace: from what is multiplied to all products."""
-
-    def __init__(self, calls: list[Call]) -> None:
-        super().__init__()
-        self._calls = calls
-        for i, (_, args, _) in enumerate(calls):
-            weight = args[1]
-            if isinstance(weight, torch.Tensor):
-                self.register_buffer(f"weight{i}", weight)
-            else:
-                setattr(self, f"weight{i}", weight)
-
-    def forward(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
-        found = []
-        for x, (operator, args, kwargs) in zip(rows, self._calls, strict=True):
-            if operator == torch.ops.mkldnn._linear_pointwise.default._op:
-                found.append(onednn_product(x, *args[1:4], args[5]))  # one argument is a list that no trace can hold
-            else:
-                found.append(operator(x, *args[1:], **kwargs))
-        return found
+def products(calls: list[Call], rows: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The calls, of rows in the place of their first arguments."""
+    found = []
+    for x, (operator, args, kwargs) in zip(rows, calls, strict=True):
+        if operator == torch.ops.mkldnn._linear_pointwise.default._op:
+            found.append(onednn_product(x, *args[1:4], args[5]))  # one argument is a list that no trace can hold
+        else:
+            found.append(operator(x, *args[1:], **kwargs))
+    return found
 
 
 def traced(calls: list[Call]) -> Callable[[], None]:
-    """The calls, one after the other, from TorchScript as `model.traced` makes it."""
+    """The calls, one after the other, from TorchScript as steps are."""
     rows = [args[0] for _, args, _ in calls]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = torch.jit.trace(Products(calls), (rows,), check_trace=False)
+    graph = recorded(partial(products, calls), (rows,), [args[1] for _, args, _ in calls])
 
     @torch.inference_mode()
     def run() -> None:
@@ -221,7 +208,7 @@ def main() -> None:
         folder = shapes.make(shape, given.work)
         for kind in KINDS if given.only == "all" else [given.only]:
             print(f"\n{shape}, {KINDS[kind]}\n{'':10}" + "".join(f"{head:>12}" for head in HEADS))
-            for dtype in ("auto", "int8") if kind == "batch" else ("float32", "auto", "float16", "int8", "int4"):
+            for dtype in ("auto", "int8") if kind == "batch" else ("float32", "auto", "float16-packed", "int8", "int4"):
                 print(f"{dtype:10}{floor(folder, dtype, kind, given.rounds).line()}", flush=True)
 
 

@@ -68,7 +68,7 @@ _llmcli() {
                 --context) _llmcli_value text; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
-                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 float16-packed int8 int4; return ;;
                 --kv-dtype) _llmcli_value choice auto float32 bfloat16 float16; return ;;
                 --max-tokens|-n) _llmcli_value text; return ;;
                 --min-tokens) _llmcli_value text; return ;;
@@ -186,7 +186,7 @@ _llmcli() {
                 --html) _llmcli_value file; return ;;
                 --width) _llmcli_value text; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
-                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 float16-packed int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
@@ -236,7 +236,7 @@ _llmcli() {
                 --html) _llmcli_value file; return ;;
                 --width) _llmcli_value text; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
-                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 float16-packed int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
@@ -276,7 +276,7 @@ _llmcli() {
                 --html) _llmcli_value file; return ;;
                 --width) _llmcli_value text; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
-                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 float16-packed int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
@@ -295,7 +295,7 @@ _llmcli() {
                 --html) _llmcli_value file; return ;;
                 --width) _llmcli_value text; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
-                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 float16-packed int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
@@ -308,7 +308,7 @@ _llmcli() {
                 --stride) _llmcli_value text; return ;;
                 --context) _llmcli_value text; return ;;
                 --limit-bytes) _llmcli_value text; return ;;
-                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 float16-packed int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
@@ -338,7 +338,7 @@ _llmcli() {
                 --html) _llmcli_value file; return ;;
                 --width) _llmcli_value text; return ;;
                 --color) _llmcli_value choice auto always never; return ;;
-                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 float16-packed int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac
@@ -350,7 +350,7 @@ _llmcli() {
                 --prefill) _llmcli_value text; return ;;
                 --context) _llmcli_value text; return ;;
                 --rounds) _llmcli_value text; return ;;
-                --dtype) _llmcli_value choice auto float32 bfloat16 float16 int8 int4; return ;;
+                --dtype) _llmcli_value choice auto float32 bfloat16 float16 float16-packed int8 int4; return ;;
                 --threads) _llmcli_value text; return ;;
                 --device) _llmcli_value choice auto cpu cuda mps; return ;;
             esac

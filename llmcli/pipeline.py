@@ -66,8 +66,8 @@ class Pipeline(Views):
     ) -> "Pipeline":
         """A built-in model, a folder, or a hub id, ready to run.
 
-        device: auto, cpu, cuda or mps. dtype: auto, float32, bfloat16, float16, int8, int4 or stored; `packed` and
-        `many_rows` say what for, see `model.loading`. threads: of the whole process; None leaves them as they are.
+        device: auto, cpu, cuda or mps. dtype: one of `model.loading.DTYPES`; `packed` and `many_rows` say what for, see
+        there. threads: of the whole process; None leaves them as they are.
         kv_dtype: that of the KV cache, see `model.cache`. `tokenizer` spares reading it again. A folder without a
         tokenizer runs on ids alone. Raises `ModelError`, `UsageError`.
         """

@@ -130,8 +130,8 @@ DtypeOption = Annotated[
     DtypeChoice,
     typer.Option(
         "--dtype",
-        help="How weights are held and multiplied; auto: 16 bits, fast at once; float16: packed first, which a long "
-        "text earns; float32: exact; int8, int4: smaller.",
+        help="How weights are held and multiplied; auto: 16 bits, fast at once; float16-packed: a second later, and "
+        "faster; float32: exact; int8, int4: smaller.",
     ),
 ]
 KvDtypeOption = Annotated[

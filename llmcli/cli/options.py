@@ -82,7 +82,7 @@ SeedOption = Annotated[
 KeepNewlineOption = Annotated[
     bool, typer.Option("--keep-newline", help="Keep the final newline of a file or of stdin.")
 ]
-DtypeChoice = Literal["auto", "float32", "bfloat16", "float16", "int8", "int4"]
+DtypeChoice = Literal["auto", "float32", "bfloat16", "float16", "float16-packed", "int8", "int4"]
 """The forms of weights that `model.loading` knows by name."""
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 

@@ -170,7 +170,7 @@ class Room:
         return self.bounds
 
     def _drop_unseen(self, new: int) -> None:
-        """Moves a window's last keys but one to the front once the buffers would have to grow."""
+        """Moves the last window - 1 keys to the front once the buffers would have to grow."""
         keep = self.used if self.window is None else min(self.used, self.window - 1)
         if keep == self.used or self.used + new <= self._capacity:
             return
@@ -234,10 +234,6 @@ class LayerCache:
         start = 0 if room.window is None else max(0, room.used - (room.window - 1))
         keys, values = (buffer[self._place, :, :, start : room.used] for buffer in room.buffers)
         return keys, values
-
-    @property
-    def used(self) -> int:
-        return self._room.used
 
     @property
     def allocated_bytes(self) -> int:

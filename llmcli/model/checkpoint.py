@@ -37,12 +37,12 @@ def load_model(folder: str | Path, *, dtype: str = "float32", device: str = "cpu
     return source.load(lambda _: target, device)
 
 
-def load_packed(folder: str | Path, dtype: str, *, packed16: bool = False) -> tuple[CausalLM, list[str]]:
+def load_packed(folder: str | Path, dtype: str) -> tuple[CausalLM, list[str]]:
     """The model for the CPU with its matrices packed (`pack.pack_model`) in float32, bfloat16, float16, int8 or int4,
     and what a user should know about that. All else is in float32; tables stay in the file. Raises as `load_model`
     does."""
     model, source = stored_model(folder)
-    return model, pack_model(model, dtype, done=source.release, packed16=packed16)
+    return model, pack_model(model, dtype, done=source.release)
 
 
 def stored_model(folder: str | Path) -> tuple[CausalLM, "Source"]:

@@ -167,7 +167,7 @@ class Float16(Form):
 class PackedFloat16(Form):
     """float16 weights as fbgemm packs them; activations, sums and results in float32, so nothing overflows.
 
-    A decode step is 1.1 to 1.2 times as fast as with `Float16`, and up to 30 tokens at once are faster as well, but a
+    A decode step is 1.1 to 1.3 times as fast as with `Float16`, and up to 30 tokens at once are faster as well, but a
     prompt of 512 takes 1.7 times as long, since there is no product in bfloat16. Packing costs 7 to 10 nanoseconds a
     weight in each process: no file can hold what comes of it. Large matrices are packed in parts, since two copies in
     float32 are made on the way.

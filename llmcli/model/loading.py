@@ -5,11 +5,11 @@ from pathlib import Path
 from llmcli.errors import UsageError
 from llmcli.model.checkpoint import load_model, load_packed
 from llmcli.model.header import quantized_dtype
-from llmcli.model.pack import auto_dtype
+from llmcli.model.pack import PACKED16, auto_dtype
 from llmcli.model.quantized import load_quantized
 from llmcli.model.transformer import CausalLM
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int4", "stored")
+DTYPES = ("auto", "float32", "bfloat16", "float16", PACKED16, "int8", "int4", "stored")
 
 
 def load(
@@ -18,26 +18,24 @@ def load(
     """The model, the dtype that `auto` and `stored` turned out to be, and what a user should know.
 
     `packed` holds the matrices in the form that a decode step reads fastest (`model.forms`); without, float32 is read
-    where it lies in the file, which starts sooner and is as good for one pass. float16 is packed where it is named:
-    `auto` starts at once, a text of a thousand tokens earns the packing. `many_rows` tells `auto` that decode steps
-    have several rows. Off the CPU matrices are plain. Raises `ModelError`, `UsageError`.
+    where it lies in the file, which starts sooner and is as good for one pass. `many_rows` tells `auto` that decode
+    steps have several rows. Off the CPU matrices are plain. Raises `ModelError`, `UsageError`.
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is not known", f"use one of {', '.join(DTYPES)}")
     small = quantized_dtype(folder)
-    if device != "cpu" and (small is not None or dtype in ("int8", "int4")):
+    if device != "cpu" and (small is not None or dtype in (PACKED16, "int8", "int4")):
         raise UsageError(
             f"{small or dtype} weights are multiplied on the CPU alone, not on {device}",
             "add --device cpu, or choose another --dtype",
         )
     if small is not None:
         model, notes = load_quantized(folder, dtype)
-        return model, "float32" if dtype == "float32" else small, notes
-    named = dtype
+        return model, small if dtype == "auto" else dtype, notes
     if dtype == "auto":
         dtype = auto_dtype(device, many_rows)
     if device != "cpu" or dtype == "stored" or (dtype == "float32" and not packed):
         model = load_model(folder, dtype=dtype, device=device)
         return model, str(model.norm.weight.dtype).removeprefix("torch."), []
-    model, notes = load_packed(folder, dtype, packed16=packed and named == "float16")
+    model, notes = load_packed(folder, dtype)
     return model, dtype, notes

@@ -15,6 +15,8 @@ from llmcli.model.linear import Linear
 from llmcli.model.rounding import INT4_GROUP, quantize_int4, quantize_int8
 from llmcli.model.transformer import Block, CausalLM
 
+PACKED16 = "float16-packed"
+"""The dtype of float16 weights that are packed first: faster in a long text, see `forms.PackedFloat16`."""
 UNEVEN = 4.0
 """How many times larger than the middle one an input channel has to be for int8 to divide it out: an operation more."""
 
@@ -69,15 +71,13 @@ def _stack(*parts: Linear) -> Linear:
         return Linear(parts[0].in_features, sum(part.out_features for part in parts), parts[0].bias is not None)
 
 
-def pack_model(
-    model: CausalLM, dtype: str, done: Callable[[], None] = lambda: None, *, packed16: bool = False
-) -> list[str]:
+def pack_model(model: CausalLM, dtype: str, done: Callable[[], None] = lambda: None) -> list[str]:
     """Packs every matrix of a model whose weights lie on the CPU; `done` is called after each, when its parameters are
-    gone. `packed16` as in `form_of`. Returns what a user should know about it."""
+    gone. Returns what a user should know about it."""
     notes: dict[str, None] = {}
     heap = Heap()
     for matrix in matrices(model):
-        form = make_form(matrix, dtype, notes, packed16=packed16)
+        form = make_form(matrix, dtype, notes)
         if form is not None:
             hold(matrix, form)
         else:
@@ -116,12 +116,12 @@ def _forms(model: CausalLM) -> Iterator[Form]:
             yield module.form
 
 
-def make_form(matrix: Matrix, dtype: str, notes: dict[str, None], *, packed16: bool = False) -> Form | None:
+def make_form(matrix: Matrix, dtype: str, notes: dict[str, None]) -> Form | None:
     """The form of one matrix; None, and a note, where this build of PyTorch lacks its operator."""
     if lacking(dtype) is not None:
         notes[lacking_note(dtype)] = None
         return None
-    return form_of(rounded(matrix, dtype), matrix.target.out_features, packed16=packed16)
+    return form_of(rounded(matrix, dtype), matrix.target.out_features, packed16=dtype == PACKED16)
 
 
 def rounded(matrix: Matrix, dtype: str) -> dict[str, Tensor]:
@@ -130,7 +130,7 @@ def rounded(matrix: Matrix, dtype: str) -> dict[str, Tensor]:
     next one that it fits: float16 ends at 65,504 and is coarse below 1/16384, int4 wants a whole number of groups."""
     weight, bias = matrix.weight(), matrix.bias()
     found = {} if bias is None else {"bias": bias}
-    if dtype == "float16" and not _fits_float16(weight):
+    if dtype in ("float16", PACKED16) and not _fits_float16(weight):
         dtype = "bfloat16"
     if dtype == "int4" and weight.shape[1] % INT4_GROUP:
         dtype = "int8"
@@ -152,8 +152,8 @@ def _fits_float16(weight: Tensor) -> bool:
 
 
 def form_of(tensors: Mapping[str, Tensor], rows: int, *, packed16: bool = False) -> Form:
-    """The form of a matrix of so many out_features, from what `rounded` gives. `packed16`: what is float16 is packed
-    where fbgemm is there to do that; otherwise it is multiplied where it lies."""
+    """The form of a matrix of so many out_features, from what `rounded` gives; float16 is packed for `PACKED16`, else
+    multiplied where it lies."""
     bias = tensors.get("bias")
     if "packed" in tensors:
         return Int4(tensors["packed"], tensors["scales"], rows, bias)
@@ -164,10 +164,10 @@ def form_of(tensors: Mapping[str, Tensor], rows: int, *, packed16: bool = False)
         return Float32(weight, bias)
     if weight.dtype == torch.bfloat16:
         return BFloat16(weight, bias)
-    return PackedFloat16(weight, bias) if packed16 and _fbgemm() else Float16(weight, bias)
+    return PackedFloat16(weight, bias) if packed16 else Float16(weight, bias)
 
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, PACKED16: torch.float16}
 
 
 def lacking(dtype: str) -> str | None:
@@ -178,15 +178,12 @@ def lacking(dtype: str) -> str | None:
         if there and dtype == "bfloat16":
             there = torch.ops.mkldnn._is_mkldnn_bf16_supported()
         return None if there else f"oneDNN's {dtype} product"
-    if dtype == "int8":
-        return None if _fbgemm() and hasattr(torch, "_make_per_channel_quantized_tensor") else "fbgemm"
+    if dtype in ("int8", PACKED16):
+        there = dtype == PACKED16 or hasattr(torch, "_make_per_channel_quantized_tensor")
+        return None if there and "fbgemm" in torch.backends.quantized.supported_engines else "fbgemm"
     if dtype == "int4":
         return None if hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu") else "the int4 product"
     return None
-
-
-def _fbgemm() -> bool:
-    return "fbgemm" in torch.backends.quantized.supported_engines
 
 
 def lacking_note(dtype: str) -> str:

@@ -10,7 +10,7 @@ Tracing takes a tenth to a quarter of a second, the gain of about 50 steps, so s
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -102,20 +102,25 @@ class TracedSteps:
 def _traced(model: "CausalLM", ids: Tensor, step: Step) -> Graph:
     """From ids and a step's tensors to logits."""
     plain = partial(_logits, model, step.of)
-    module = _Pass(plain)
-    for i, part in enumerate(model.modules()):
-        if isinstance(part, Linear) and part.form is not None:
-            for j, packed in enumerate(part.form.packed):
-                module.keep(f"packed{i}_{j}", packed)
+    forms = [part.form for part in model.modules() if isinstance(part, Linear) and part.form is not None]
+    packed = [each for form in forms for each in form.packed]
     try:
-        with warnings.catch_warnings():
-            # That sizes become constants, which is wanted, and that TorchScript will go one day.
-            warnings.simplefilter("ignore")
-            inputs = (ids, *step.tensors)
-            graph = trace(module, inputs, check_trace=False, _store_inputs=False)  # type: ignore[no-untyped-call]
-            return cast(Graph, graph)
+        return recorded(plain, (ids, *step.tensors), packed)
     except (RuntimeError, OSError):
         return plain  # a torch that cannot, or no source to compile: the same, called from Python
+
+
+def recorded(plain: Callable[..., Any], inputs: tuple[Any, ...], packed: Iterable[Any]) -> Callable[..., Any]:
+    """The graph of a function of these inputs; `packed` is what it uses that a graph cannot hold as a constant
+    (`Form.packed`). Raises RuntimeError, OSError where TorchScript cannot."""
+    module = _Pass(plain)
+    for i, each in enumerate(packed):
+        module.keep(f"packed{i}", each)
+    with warnings.catch_warnings():
+        # That sizes become constants, which is wanted, and that TorchScript will go one day.
+        warnings.simplefilter("ignore")
+        graph = trace(module, inputs, check_trace=False, _store_inputs=False)  # type: ignore[no-untyped-call]
+        return cast(Callable[..., Any], graph)
 
 
 def _logits(model: "CausalLM", of: Callable[..., Step], ids: Tensor, *tensors: Tensor | list[Tensor]) -> Tensor:
@@ -128,12 +133,12 @@ class _Pass(nn.Module):
     """What is traced: a module that has no weights, which would become inputs of the graph. So it holds them as they
     are, without a copy."""
 
-    def __init__(self, plain: Graph) -> None:
+    def __init__(self, plain: Callable[..., Any]) -> None:
         super().__init__()
         self._plain = plain
 
-    def forward(self, ids: Tensor, *tensors: Tensor | list[Tensor]) -> Tensor:
-        return self._plain(ids, *tensors)
+    def forward(self, *inputs: Tensor | list[Tensor]) -> Any:
+        return self._plain(*inputs)
 
     def keep(self, name: str, packed: Any) -> None:
         """What a graph cannot hold as a constant (`Form.packed`): a trace finds it here."""

@@ -24,28 +24,21 @@ from .variants import VARIANTS
 Pairs = Callable[[str], Pair]
 
 pytestmark = pytest.mark.skipif(
-    any(pack.lacking(dtype) for dtype in ("float32", "bfloat16", "int8", "int4")),
+    any(pack.lacking(dtype) for dtype in ("float32", "bfloat16", "float16-packed", "int8", "int4")),
     reason="this build of PyTorch, or this processor, lacks an operator of a packed form",
 )
 
 # Relative error of a product with random weights: the rounding of each format. A wrong scale would pass it by far.
-ERRORS = {"float32": 1e-6, "bfloat16": 6e-3, "float16": 6e-3, "packed16": 6e-4, "int8": 3e-2, "int4": 0.15}
-"""`packed16`: float16 where the user names it, its activations not rounded."""
+ERRORS = {"float32": 1e-6, "bfloat16": 6e-3, "float16": 6e-3, "float16-packed": 6e-4, "int8": 3e-2, "int4": 0.15}
 
 
 def make(dtype: str, weight: Tensor, bias: Tensor | None) -> forms.Form:
     linear = Linear(weight.shape[1], weight.shape[0], bias is not None)
     linear.weight = torch.nn.Parameter(weight, requires_grad=False)
     linear.bias = None if bias is None else torch.nn.Parameter(bias, requires_grad=False)
-    matrix, packed16 = pack.Matrix("m", linear, (linear,), None), dtype == "packed16"
-    form = pack.make_form(matrix, "float16" if packed16 else dtype, {}, packed16=packed16)
+    form = pack.make_form(pack.Matrix("m", linear, (linear,), None), dtype, {})
     assert form is not None
     return form
-
-
-def packed(folder: Path, dtype: str) -> CausalLM:
-    packed16 = dtype == "packed16"
-    return load_packed(folder, "float16" if packed16 else dtype, packed16=packed16)[0]
 
 
 @pytest.mark.parametrize("dtype", ERRORS)
@@ -97,26 +90,20 @@ def test_four_bits_need_whole_groups() -> None:
 @pytest.mark.parametrize("size", [1e5, 1e-5])
 @torch.inference_mode()
 def test_weights_outside_float16_are_held_in_bfloat16(size: float) -> None:
-    assert isinstance(make("float16", torch.randn(8, 8) * size, None), forms.BFloat16)
+    for dtype in ("float16", "float16-packed"):
+        assert isinstance(make(dtype, torch.randn(8, 8) * size, None), forms.BFloat16)
 
 
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 100)])
 @torch.inference_mode()
 def test_float16_is_packed_in_parts(bias: Tensor | None, monkeypatch: pytest.MonkeyPatch) -> None:
     weight, x = (torch.randn(n, 64, generator=torch.Generator().manual_seed(n)) for n in (100, 3))
-    whole = make("packed16", weight, bias)
+    whole = make("float16-packed", weight, bias)
     monkeypatch.setattr(forms, "_PART", 30 * 64)
-    parts = make("packed16", weight, bias)
+    parts = make("float16-packed", weight, bias)
     assert (len(whole.packed), len(parts.packed)) == (1, 4)
     assert torch.equal(parts.dense(), weight.half().float())
     torch.testing.assert_close(parts(x), whole(x), rtol=1e-6, atol=1e-6)
-
-
-@torch.inference_mode()
-def test_float16_lies_as_it_is_without_fbgemm(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(make("packed16", torch.randn(8, 8), None), forms.PackedFloat16)
-    monkeypatch.setattr(pack, "_fbgemm", lambda: False)
-    assert isinstance(make("packed16", torch.randn(8, 8), None), forms.Float16)
 
 
 @torch.inference_mode()
@@ -148,15 +135,15 @@ def test_every_family_in_packed_float32(pairs: Pairs, name: str) -> None:
     assert_close(steps(model, ids), model(ids), 1e-4)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "packed16", "int8", "int4"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float16-packed", "int8", "int4"])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "gemma2", "olmo2", "gpt_neox", "phi3"])
 @torch.inference_mode()
 def test_small_forms_of_every_kind_of_block(pairs: Pairs, name: str, dtype: str) -> None:
     """These weights are random and large, so rounding shows: the distributions stay near, in one pass and by steps."""
     pair, ids = pairs(name), text(24)
-    model = packed(pair.folder, dtype)
+    model, _ = load_packed(pair.folder, dtype)
     wanted = pair.ours(ids).log_softmax(-1)
-    limit = {"bfloat16": 0.05, "float16": 0.05, "packed16": 1e-3, "int8": 0.1, "int4": 1.5}[dtype]
+    limit = {"bfloat16": 0.05, "float16": 0.05, "float16-packed": 1e-3, "int8": 0.1, "int4": 1.5}[dtype]
     for logits in (model(ids), steps(model, ids)):
         divergence = F.kl_div(logits.log_softmax(-1), wanted, reduction="none", log_target=True).sum(-1)
         assert float(divergence.mean()) < limit
@@ -192,7 +179,7 @@ def real(name: str, shared: Path) -> Path:
     return resolve("stories") if name == "stories" else shared / "models" / name
 
 
-LIMITS = {"float16": 0.1, "packed16": 0.1, "bfloat16": 0.1, "int8": 0.5, "int4": 4.0}
+LIMITS = {"float16": 0.1, "float16-packed": 0.1, "bfloat16": 0.1, "int8": 0.5, "int4": 4.0}
 """Percent of float32's bits per byte."""
 
 
@@ -208,7 +195,7 @@ def test_bits_per_byte(shared: Path, passages: list[str], name: str, dtype: str,
     tokenizer = Tokenizer.from_folder(folder)
     texts = passages[:2] if by_steps else passages
     exact = bits_per_byte(load_model(folder), tokenizer, texts, by_steps)
-    rounded = bits_per_byte(packed(folder, dtype), tokenizer, texts, by_steps)
+    rounded = bits_per_byte(load_packed(folder, dtype)[0], tokenizer, texts, by_steps)
     assert (rounded / exact - 1) * 100 < LIMITS[dtype]
 
 
@@ -256,7 +243,7 @@ def test_int8_survives_channels_with_huge_activations(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float16", "packed16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", "float16-packed", "bfloat16"])
 @torch.inference_mode()
 def test_activations_past_what_float16_holds(passages: list[str], tmp_path: Path, dtype: str) -> None:
     """A norm whose outputs pass 65,504, and a feed-forward network whose hidden values do."""
@@ -270,7 +257,7 @@ def test_activations_past_what_float16_holds(passages: list[str], tmp_path: Path
     edit_tensors(folder, edit)
     tokenizer, texts = Tokenizer.from_folder(folder), passages[:2]
     exact = bits_per_byte(load_model(folder), tokenizer, texts, by_steps=True)
-    model = packed(folder, dtype)
+    model, _ = load_packed(folder, dtype)
     assert (bits_per_byte(model, tokenizer, texts, by_steps=True) / exact - 1) * 100 < 0.1
     exact = bits_per_byte(load_model(folder), tokenizer, texts)
     assert (bits_per_byte(model, tokenizer, texts) / exact - 1) * 100 < 0.1

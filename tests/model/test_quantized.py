@@ -14,8 +14,8 @@ from llmcli.model.checkpoint import load_packed
 from llmcli.model.forms import Float16, Form, PackedFloat16
 from llmcli.model.header import QUANTIZED_KEY, quantized_dtype
 from llmcli.model.linear import Linear
-from llmcli.model.loading import load
-from llmcli.model.pack import lacking
+from llmcli.model.loading import DTYPES, load
+from llmcli.model.pack import PACKED16, lacking
 from llmcli.model.quantized import load_quantized, quantize
 from llmcli.model.transformer import CausalLM
 
@@ -52,19 +52,41 @@ def test_the_folder_holds_the_packed_model(pairs: Pairs, tmp_path: Path, name: s
 
 
 @torch.inference_mode()
-def test_float16_is_packed_where_it_is_named(pairs: Pairs, tmp_path: Path) -> None:
+def test_a_folder_in_float16_can_be_packed(pairs: Pairs, tmp_path: Path) -> None:
+    if lacking(PACKED16) is not None:
+        pytest.skip(f"this build of PyTorch lacks {lacking(PACKED16)}")
     quantize(pairs("llama").folder, tmp_path / "small", "float16")
-    stored, named, again = (
-        load(*each)[0]
-        for each in ((tmp_path / "small", "auto"), (tmp_path / "small", "float16"), (pairs("llama").folder, "float16"))
-    )
-    kind = PackedFloat16 if lacking("int8") is None else Float16
+    stored, _, _ = load(tmp_path / "small", "auto")
+    named, used, notes = load(tmp_path / "small", PACKED16)
+    again, used_again, _ = load(pairs("llama").folder, PACKED16)
+    assert (used, used_again, notes) == (PACKED16, PACKED16, [])
     assert {type(each.form) for each in linears(stored)} == {Float16}
-    assert {type(each.form) for each in linears(named)} == {type(each.form) for each in linears(again)} == {kind}
+    assert {type(each.form) for model in (named, again) for each in linears(model)} == {PackedFloat16}
     ids = text(9)
     for one, other in zip(linears(named), linears(again), strict=True):
         assert torch.equal(cast(Form, one.form).dense(), cast(Form, other.form).dense())
     torch.testing.assert_close(named(ids), stored(ids), rtol=0.1, atol=0.1 * float(stored(ids).abs().max()))
+
+
+@pytest.mark.parametrize("many_rows", [False, True])
+@pytest.mark.parametrize(
+    ("small", "dtype"),
+    [(False, each) for each in DTYPES if each != "stored"]  # which views ask for, and nobody again
+    + [(True, each) for each in ("auto", "float32", "float16", PACKED16)],
+)
+def test_the_dtype_that_is_told_makes_the_same_model_again(
+    pairs: Pairs, tmp_path: Path, small: bool, dtype: str, many_rows: bool
+) -> None:
+    """A recorded run is replayed by it, and a draft model loaded."""
+    folder = pairs("llama").folder
+    if small:
+        quantize(folder, tmp_path / "small", "float16")
+        folder = tmp_path / "small"
+    first, told, _ = load(folder, dtype, many_rows=many_rows)
+    second, told_again, _ = load(folder, told)
+    assert told == told_again
+    for one, other in zip(linears(first), linears(second), strict=True):
+        assert type(one.form) is type(other.form)
 
 
 def linears(model: CausalLM) -> list[Linear]:

@@ -14,7 +14,7 @@ from llmcli.generation import decode_step, prefill
 from llmcli.model import traced
 from llmcli.model.attend import fast_bfloat16
 from llmcli.model.cache import KVCache
-from llmcli.model.checkpoint import load_model, load_packed
+from llmcli.model.checkpoint import load_model
 from llmcli.model.loading import load
 from llmcli.model.recorder import Recorder
 from llmcli.model.transformer import Block, CausalLM
@@ -96,7 +96,7 @@ def test_rows_that_grow_and_leave(lengths: tuple[int, ...], pairs: Pairs) -> Non
     same(load_model(pairs("gemma3").folder), lambda model: decoded_rows(model, lengths, [3] * 20 + [2] * 5 + [1] * 5))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "auto", "bfloat16", "float16", "int8", "int4"])
+@pytest.mark.parametrize("dtype", ["float32", "auto", "bfloat16", "float16", "float16-packed", "int8", "int4"])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_every_dtype(name: str, dtype: str, pairs: Pairs) -> None:
     model, _, _ = load(pairs(name).folder, dtype)
@@ -195,7 +195,7 @@ def test_a_torch_that_cannot_trace(pairs: Pairs, monkeypatch: pytest.MonkeyPatch
 
 def test_a_float16_that_overflows(pairs: Pairs) -> None:
     """A step of the graph whose products overflow is computed again, wide, and so are those after it."""
-    wide, narrow = (load_packed(pairs("llama").folder, "float16")[0] for _ in range(2))
+    wide, narrow = (load(pairs("llama").folder, "float16")[0] for _ in range(2))
     for form in wide.narrow:
         form.wide = True
     for model in (wide, narrow):
