@@ -49,7 +49,8 @@ class Reading:
 @dataclass
 class RowsStep:
     """The pass that adds a token to each row, as a `Store` and a `Step`; see `CausalLM.forward` for `positions` and
-    `visible`. `even`: whether the rows are of one length, so that they are written by one copy, in a tenth of the time.
+    `visible`, which is added to scores here: all layers add it as it is. `even`: whether the rows are of one length, so
+    that they are written by one copy, in a tenth of the time.
     """
 
     positions: Tensor
@@ -111,7 +112,8 @@ class BatchCache:
         lengths = self.lengths[:count]
         positions = torch.tensor(lengths, device=device)
         slots = max(layer.make_room(max(lengths) + 1) for layer in self._layers)
-        visible = (torch.arange(slots, device=device) <= positions[:, None])[:, None, None]
+        seen = (torch.arange(slots, device=device) <= positions[:, None])[:, None, None]
+        visible = torch.where(seen, 0.0, float("-inf"))
         self.lengths[:count] = [length + 1 for length in lengths]
         keys, values = zip(*(layer.buffers for layer in self._layers), strict=True)
         windows = [layer.window for layer in self._layers]
@@ -229,23 +231,29 @@ class _Slots:
     even: bool
 
     def append(self, keys: Tensor, values: Tensor) -> Kept:
-        return self._put(self.keys, keys), self._put(self.values, values)
+        """Writes the new tokens (rows, kv_heads, 1, head_dim); all slots of the rows."""
+        read = self.read or read_as(keys)
+        if self.even:
+            kept = _put_alike(self.keys, self.values, keys, values, self.slots)
+        else:
+            kept = self._put(self.keys, keys), self._put(self.values, values)
+        return as_dtype(kept[0], read), as_dtype(kept[1], read)
 
     def _put(self, buffer: Tensor, new: Tensor) -> Tensor:
-        """Writes the new tokens (rows, kv_heads, 1, head_dim); all slots of the rows."""
-        if self.even:
-            rows = _put_alike(buffer, new, self.slots)
-        else:
-            rows = buffer[: new.shape[0]]
-            rows[torch.arange(new.shape[0], device=new.device), :, self.slots] = new[:, :, 0].to(buffer.dtype)
-        return as_dtype(rows, self.read or read_as(new))
+        rows = buffer[: new.shape[0]]
+        rows[torch.arange(new.shape[0], device=new.device), :, self.slots] = new[:, :, 0].to(buffer.dtype)
+        return rows
 
 
 @scripted
-def _put_alike(buffer: Tensor, new: Tensor, slots: Tensor) -> Tensor:
-    rows = buffer.narrow(0, 0, new.shape[0])
-    rows.narrow(2, int(slots[0]), 1).copy_(new)
-    return rows
+def _put_alike(
+    keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor, slots: Tensor
+) -> tuple[Tensor, Tensor]:
+    slot, count = int(slots[0]), new_keys.shape[0]
+    keys, values = keys.narrow(0, 0, count), values.narrow(0, 0, count)
+    keys.narrow(2, slot, 1).copy_(new_keys)
+    values.narrow(2, slot, 1).copy_(new_values)
+    return keys, values
 
 
 def _slots(positions: Tensor, window: int | None) -> Tensor:

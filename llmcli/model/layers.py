@@ -135,7 +135,8 @@ class Attention(Part):
         """x (batch, queries, hidden) -> (batch, queries, hidden).
 
         `visible` (batch, 1, queries, keys), causal itself, True where a query may look, narrows the causal rule:
-        documents packed into one row, rows of unequal length. Where a layer keeps fewer keys its first columns count.
+        documents packed into one row, rows of unequal length; in float32 it is added to the scores, as `attend` says.
+        Where a layer keeps fewer keys its first columns count.
         """
         if self.qkv is not None and self.qk_norm == "none" and tap is None:
             q, k, v = self._stacked(self.qkv, x, rope)

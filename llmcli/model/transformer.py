@@ -120,7 +120,7 @@ class CausalLM(Part):
 
         With a cache the ids continue what it holds. `positions` (queries) or (batch, queries) int64 replaces the
         count from the cache's length on; with two axes each row is a text of its own. `visible` (batch, 1, queries,
-        keys) bool narrows the causal rule, as `Attention` says.
+        keys) narrows the causal rule, as `Attention` says.
         """
         start = cache.length if cache is not None else 0
         plain = tap is None and (isinstance(cache, RowsStep) or (positions is None and visible is None))

@@ -64,6 +64,20 @@ def test_one_query_of_each_text_in_bfloat16(monkeypatch: pytest.MonkeyPatch, kv_
     assert torch.equal(attend.attend(q, k, v, mask, scale=0.3, softcap=0.0, rounded=True), found)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+@pytest.mark.parametrize("queries", [1, 2])
+def test_a_mask_can_be_added_instead(queries: int, softcap: float, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(queries)
+    q = torch.randn(3, 4, queries, 16, generator=generator).to(dtype)
+    k, v = (torch.randn(3, 2, 9, 16, generator=generator).to(dtype) for _ in range(2))
+    seen = (torch.arange(9) <= torch.tensor([8, 3, 0])[:, None])[:, None, None].expand(3, 1, queries, 9)
+    given = {"scale": 0.3, "softcap": softcap, "rounded": False}
+    found = attend.attend(q, k, v, torch.where(seen, 0.0, float("-inf")), **given)
+    assert torch.allclose(found.float(), attend.attend(q, k, v, seen, **given).float(), atol=1e-6)
+    assert torch.allclose(found[2, :2], v[2, :1, :1].expand(2, queries, 16))  # it sees one key
+
+
 @needs_bfloat16
 def test_a_training_step_in_bfloat16_goes_through_blocks_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(3)
