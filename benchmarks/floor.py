@@ -207,9 +207,9 @@ def main() -> None:
     for shape in shapes.SHAPES if given.shape == "both" else [given.shape]:
         folder = shapes.make(shape, given.work)
         for kind in KINDS if given.only == "all" else [given.only]:
-            print(f"\n{shape}, {KINDS[kind]}\n{'':10}" + "".join(f"{head:>12}" for head in HEADS))
+            print(f"\n{shape}, {KINDS[kind]}\n{'':16}" + "".join(f"{head:>12}" for head in HEADS))
             for dtype in ("auto", "int8") if kind == "batch" else ("float32", "auto", "float16-packed", "int8", "int4"):
-                print(f"{dtype:10}{floor(folder, dtype, kind, given.rounds).line()}", flush=True)
+                print(f"{dtype:16}{floor(folder, dtype, kind, given.rounds).line()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from llmcli.model.attend import added_mask
 from llmcli.model.cache import LayerStore, StepTensors, read_as
 from llmcli.model.cast import as_dtype
 from llmcli.model.config import ModelConfig
@@ -113,7 +114,7 @@ class BatchCache:
         positions = torch.tensor(lengths, device=device)
         slots = max(layer.make_room(max(lengths) + 1) for layer in self._layers)
         seen = (torch.arange(slots, device=device) <= positions[:, None])[:, None, None]
-        visible = torch.where(seen, 0.0, float("-inf"))
+        visible = added_mask(seen)
         self.lengths[:count] = [length + 1 for length in lengths]
         keys, values = zip(*(layer.buffers for layer in self._layers), strict=True)
         windows = [layer.window for layer in self._layers]
