@@ -61,8 +61,12 @@ def measure(who: Who, folder: Path, rounds: int, method: str, *given: int) -> Fi
             print(f"not compared, since it does not start: {name}", file=sys.stderr)
     figures: Figures = {name: [] for name in everyone}
     for _ in range(rounds):
-        for name, each in everyone.items():
-            figures[name].append(median(each.ask(method, *given)))
+        for name, each in list(everyone.items()):
+            try:
+                figures[name].append(median(each.ask(method, *given)))
+            except EOFError:
+                print(f"not compared, since it died at {method}: {name}", file=sys.stderr)
+                del everyone[name], figures[name]
     for each in everyone.values():
         each.end()
     return figures
@@ -130,7 +134,7 @@ def compare(shape: str, work: Path, rounds: int, only: str) -> None:
             try:
                 print(f"{name:24}{peak(kind, folder, dtype):>10.0f}", flush=True)
             except EOFError:
-                print(f"not compared, since it does not start: {name}", file=sys.stderr)
+                print(f"not compared, since it does not start or died: {name}", file=sys.stderr)
 
 
 def main() -> None:
