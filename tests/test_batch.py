@@ -13,9 +13,9 @@ from tiny_families import EVERY, pair, some_ids
 from llmcli.batch import decode_rows, generate_batch, read_rows
 from llmcli.errors import UsageError
 from llmcli.generation import Sequence, generate
-from llmcli.model.attend import fast_bfloat16
 from llmcli.model.batch_cache import BatchCache
 from llmcli.model.loading import load
+from llmcli.model.processor import fast_bfloat16
 from llmcli.model.transformer import CausalLM
 from llmcli.sampling_params import SamplingParams
 

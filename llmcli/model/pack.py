@@ -12,6 +12,7 @@ from llmcli.model.forms import FLOAT16_MAX, BFloat16, Float16, Float32, Form, In
 from llmcli.model.heap import Heap, trim
 from llmcli.model.layers import LayerNorm, RMSNorm
 from llmcli.model.linear import Linear
+from llmcli.model.processor import fast_bfloat16
 from llmcli.model.rounding import INT4_GROUP, quantize_int4, quantize_int8
 from llmcli.model.transformer import Block, CausalLM
 
@@ -198,7 +199,7 @@ def auto_dtype(device: str, many_rows: bool) -> str:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device != "cpu":
         return "float16"
-    bfloat16 = lacking("bfloat16") is None and torch.cpu._is_avx512_bf16_supported()
+    bfloat16 = lacking("bfloat16") is None and fast_bfloat16()
     if many_rows or platform.machine() not in ("x86_64", "AMD64"):
         return "bfloat16" if bfloat16 else "float32"
     return "float16" if bfloat16 and torch.cpu._is_avx512_supported() else "float32"

@@ -6,7 +6,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.attend import fast_bfloat16
 from llmcli.model.batch_cache import BatchCache, RowsStep
 from llmcli.model.cache import KVCache, LayerStore, Store
 from llmcli.model.config import ModelConfig
@@ -14,6 +13,7 @@ from llmcli.model.forms import Float16
 from llmcli.model.layers import Attention, Embedding, FeedForward, Identity, make_norm
 from llmcli.model.linear import Linear, Part
 from llmcli.model.positions import deciding_length, paired, rotation, row_rotations
+from llmcli.model.processor import fast_bfloat16
 from llmcli.model.tap import Tap
 from llmcli.model.traced import TracedSteps
 

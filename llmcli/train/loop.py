@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llmcli.errors import LlmcliError, UsageError
+from llmcli.model.processor import fast_bfloat16
 from llmcli.model.transformer import CausalLM
 from llmcli.train.batches import Batch, Batches, make_batch, split_batch
 from llmcli.train.distributed import World
@@ -204,5 +205,5 @@ def compute_dtype(name: str, device: str) -> torch.dtype:
     if device.startswith("cuda"):
         faster = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        faster = device == "cpu" and torch.cpu._is_avx512_bf16_supported()
+        faster = device == "cpu" and fast_bfloat16()
     return torch.bfloat16 if faster else torch.float32

@@ -8,10 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from llmcli.model import attend
+from llmcli.model.processor import fast_bfloat16
 
-needs_bfloat16 = pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported(), reason="this processor has no fast bfloat16"
-)
+needs_bfloat16 = pytest.mark.skipif(not fast_bfloat16(), reason="this processor has no fast bfloat16")
 
 
 @needs_bfloat16

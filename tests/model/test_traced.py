@@ -12,10 +12,10 @@ from torch import Tensor
 from llmcli.batch import decode_rows, read_rows
 from llmcli.generation import decode_step, prefill
 from llmcli.model import traced
-from llmcli.model.attend import fast_bfloat16
 from llmcli.model.cache import KVCache
 from llmcli.model.checkpoint import load_model
 from llmcli.model.loading import load
+from llmcli.model.processor import fast_bfloat16
 from llmcli.model.recorder import Recorder
 from llmcli.model.transformer import Block, CausalLM
 

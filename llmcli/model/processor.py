@@ -1,0 +1,17 @@
+"""What this machine's processor is good at, where that decides how something is computed."""
+
+from functools import cache
+
+import torch
+
+
+@cache
+def fast_bfloat16() -> bool:
+    """Whether there are instructions for sums of products of bfloat16 (AVX-512 BF16)."""
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+@cache
+def tiles() -> bool:
+    """Whether there are instructions for products of whole tiles of bfloat16 (AMX)."""
+    return torch.cpu._is_amx_tile_supported()
