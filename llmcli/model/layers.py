@@ -131,8 +131,9 @@ class Attention(Part):
         visible: Tensor | None,
         cache: LayerStore | None,
         tap: Tap | None,
+        last_only: bool = False,
     ) -> Tensor:
-        """x (batch, queries, hidden) -> (batch, queries, hidden).
+        """x (batch, queries, hidden) -> (batch, queries, hidden); (batch, 1, hidden) with `last_only`.
 
         `visible` (batch, 1, queries, keys), causal itself, True where a query may look, narrows the causal rule:
         documents packed into one row, rows of unequal length; in float32 it is added to the scores, as `attend` says.
@@ -146,10 +147,10 @@ class Attention(Part):
             k, v = cache.append(k, v)  # in the dtype that attention computes in
         else:
             k, v = as_dtype(k, x.dtype), as_dtype(v, x.dtype)
-        q = as_dtype(q, k.dtype)
+        q = as_dtype(q[:, :, -1:] if last_only else q, k.dtype)
         mask = causal_mask(q.shape[2], k.shape[2], self.window, q.device)
         if visible is not None:
-            visible = visible[..., : k.shape[2]]
+            visible = visible[..., -1:, : k.shape[2]] if last_only else visible[..., : k.shape[2]]
             mask = visible if mask is None else visible & mask
         if tap is not None:
             self._record(tap, q, k, mask)

@@ -36,12 +36,19 @@ class Block(Part):
         self.ffn_post_norm = make_norm(config) if after else Identity()
 
     def forward(
-        self, x: Tensor, rope: Rope | None, visible: Tensor | None, cache: LayerStore | None, tap: Tap | None
+        self,
+        x: Tensor,
+        rope: Rope | None,
+        visible: Tensor | None,
+        cache: LayerStore | None,
+        tap: Tap | None,
+        last_only: bool = False,
     ) -> Tensor:
-        """x (batch, queries, hidden) -> (batch, queries, hidden)."""
+        """x (batch, queries, hidden) -> (batch, queries, hidden); (batch, 1, hidden) with `last_only`."""
         normed = self._tapped(tap, "attention_norm", self.attention_norm(x))
-        attended = self.attention_post_norm(self.attention(normed, rope, visible, cache, tap))
+        attended = self.attention_post_norm(self.attention(normed, rope, visible, cache, tap, last_only))
         attended = self._tapped(tap, "attention_out", attended)
+        x = x[:, -1:] if last_only else x
         if self.parallel:
             x = x + attended + self._feed_forward(x, tap)
         else:
@@ -116,7 +123,8 @@ class CausalLM(Part):
         tap: Tap | None = None,
         last_only: bool = False,
     ) -> Tensor:
-        """ids (batch, queries) int64 -> logits (batch, queries, vocab) float32; (batch, 1, vocab) with `last_only`.
+        """ids (batch, queries) int64 -> logits (batch, queries, vocab) float32; (batch, 1, vocab) with `last_only`: the
+        last layer then computes no more than the keys and values of the other tokens, unless a tap wants them.
 
         With a cache the ids continue what it holds. `positions` (queries) or (batch, queries) int64 replaces the
         count from the cache's length on; with two axes each row is a text of its own. `visible` (batch, 1, queries,
@@ -126,8 +134,8 @@ class CausalLM(Part):
         plain = tap is None and (isinstance(cache, RowsStep) or (positions is None and visible is None))
         logits = self.traced(ids, cache, last_only) if plain else None
         if logits is None:
-            x = self.hidden_states(ids, cache, positions=positions, visible=visible, tap=tap)
-            logits = self.logits(x[:, -1:] if last_only else x)
+            x = self.hidden_states(ids, cache, positions=positions, visible=visible, tap=tap, last_only=last_only)
+            logits = self.logits(x)
         if not self._overflowed(logits):
             return logits
         self.traced.forget()
@@ -151,8 +159,10 @@ class CausalLM(Part):
         positions: Tensor | None = None,
         visible: Tensor | None = None,
         tap: Tap | None = None,
+        last_only: bool = False,
     ) -> Tensor:
-        """What lm_head reads: (batch, queries, hidden), after the final norm. Arguments as in `forward`."""
+        """What lm_head reads: (batch, queries, hidden), after the final norm; (batch, 1, hidden) with `last_only`.
+        Arguments as in `forward`."""
         start = cache.length if cache is not None else 0
         end = start + ids.shape[1] if positions is None else int(positions.max()) + 1
         if positions is None:
@@ -164,13 +174,16 @@ class CausalLM(Part):
         else:
             ropes = {kind: paired(*rotation(rope, positions, end)) for kind, rope in self.config.rope.items()}
         layers = [None] * len(self.blocks) if cache is None else cache.layers
+        alone = last_only and tap is None and ids.shape[1] > 1
         for i, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
             rope = ropes[self.config.layer_type(i)] if self.config.rotates(i) else None
-            x = block(x, rope, visible, layer, tap)
+            x = block(x, rope, visible, layer, tap, alone and i == self.config.num_layers - 1)
         if cache is not None:
             cache.length += ids.shape[1]
         x = self.norm(x)
-        return x if tap is None else tap("final_norm", self.config.num_layers, x)
+        x = x if tap is None else tap("final_norm", self.config.num_layers, x)
+        # A copy of the last row: a product copies its weights where one row has the strides of many.
+        return x[:, [-1]] if last_only and x.shape[1] > 1 else x
 
     def _embed(self, ids: Tensor, positions: Tensor) -> Tensor:
         dtype = self.norm.weight.dtype  # of all that is added up; the tables may be stored in a smaller one

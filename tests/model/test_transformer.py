@@ -7,20 +7,53 @@ import pytest
 import torch
 
 from llmcli.model.cache import KVCache
+from llmcli.model.layers import FeedForward
+from llmcli.model.recorder import Recorder
+from llmcli.model.tap import Tap
 
 from .conftest import Pair, assert_close, text
+from .variants import VARIANTS
 
 Pairs = Callable[[str], Pair]
 
 
+@pytest.mark.parametrize("name", VARIANTS)
 @torch.inference_mode()
-def test_last_only_is_the_last_of_all(pairs: Pairs) -> None:
-    model = pairs("gemma2").ours
+def test_last_only_is_the_last_of_all(pairs: Pairs, name: str) -> None:
+    """With and without a cache, after other tokens, under a mask, and with a tap that sees the other tokens too."""
+    model = pairs(name).ours
     ids = text(15, batch=2)
     logits = model(ids)
     assert logits.dtype == torch.float32
-    assert_close(model(ids, last_only=True), logits[:, -1:], 1e-6)
     assert torch.equal(model.logits(model.hidden_states(ids)), logits)
+    assert_close(model(ids, last_only=True), logits[:, -1:], 1e-5)
+    cache = model.new_cache()
+    model(ids[:, :6], cache, last_only=True)
+    assert_close(model(ids[:, 6:14], cache, last_only=True), model(ids[:, :14])[:, -1:], 1e-5)
+    assert_close(model(ids[:, 14:], cache, last_only=True), logits[:, -1:], 1e-5)
+    visible = torch.ones(15, 15, dtype=torch.bool).tril()[None, None] & (torch.arange(15) != 4)
+    masked = model(ids, visible=visible)[:, -1:]
+    assert_close(model(ids, visible=visible, last_only=True), masked, 1e-5)
+    recorder = Recorder({"block"})
+    assert_close(model(ids, tap=recorder, last_only=True), logits[:, -1:], 1e-5)
+    assert recorder["block", model.config.num_layers - 1].shape[1] == 15
+
+
+@torch.inference_mode()
+def test_the_last_layer_computes_one_token_where_one_is_asked_for(
+    pairs: Pairs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = pairs("llama").ours
+    rows: list[int] = []
+    feed_forward = FeedForward.forward
+
+    def counted(ffn: FeedForward, x: torch.Tensor, tap: Tap | None) -> torch.Tensor:
+        rows.append(x.shape[1])
+        return feed_forward(ffn, x, tap)
+
+    monkeypatch.setattr(FeedForward, "forward", counted)
+    assert model(text(15), last_only=True).shape[1] == 1
+    assert rows == [15] * (model.config.num_layers - 1) + [1]
 
 
 @torch.inference_mode()
