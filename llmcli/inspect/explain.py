@@ -28,7 +28,7 @@ from llmcli.inspect.explain_stages import (
 from llmcli.inspect.funnel import Candidate, entropy_bits, funnel
 from llmcli.inspect.lens import lens
 from llmcli.inspect.logits import FunnelToken, most_probable
-from llmcli.inspect.running import Floats, batch_of, fitting_ids, shown_token, shown_tokens
+from llmcli.inspect.running import Floats, batch_of, fitting_ids, last_logits, shown_token, shown_tokens
 from llmcli.sampling_params import SamplingParams, merged
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def explain(
     chosen = merged(pipeline.defaults, params)
     ids = fitting_ids(pipeline, text)
     recorder = WalkRecorder(layer, config.num_layers)
-    logits = pipeline.model(batch_of(pipeline, ids), tap=recorder, last_only=True)[0, -1].float().cpu()
+    logits = last_logits(pipeline, ids)  # by the pass of `generate`: that of all tokens rounds otherwise
+    pipeline.model.hidden_states(batch_of(pipeline, ids), tap=recorder)
     sampling = _sampling(pipeline, ids, logits, chosen, limit)
     stages = [
         _encoding(pipeline, text, ids),
