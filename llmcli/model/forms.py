@@ -5,6 +5,7 @@ and gives (..., out); it may answer in 16 bits, and whoever adds that to a float
 the product of the leading axes: one in a decode step, many in prefill and in batches.
 """
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any
@@ -15,7 +16,8 @@ from torch.nn import functional as F
 
 from llmcli.model.activations import ACTIVATIONS, ONEDNN
 from llmcli.model.cast import as_dtype
-from llmcli.model.processor import tiles
+from llmcli.model.int4 import INT4_BLOCK, dequantize, for_kernel, is_for_kernel
+from llmcli.model.processor import fast_bfloat16, tiles
 from llmcli.model.rounding import TINY
 from llmcli.model.scripted import scripted
 
@@ -27,6 +29,8 @@ _PART = 1 << 23
 """Elements that fbgemm packs at a time."""
 _CACHED = 1 << 20
 """Elements that are converted at a time."""
+_MANY = 256
+"""Rows that int4's kernel would take longer for than it takes to make a matrix in bfloat16 and multiply by that."""
 
 
 class Form(ABC):
@@ -75,9 +79,10 @@ def onednn_product(
 
 
 class Float32(Form):
-    """Blocked by oneDNN: twice the bandwidth of the plain layout for one row, and as many rows as one costs."""
+    """Blocked by oneDNN: twice the bandwidth of the plain layout for one row, and several rows cost little more."""
 
     rounds = False
+    several = (1.15, 0.045) if tiles() else (1.0, 0.04)
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.shape = weight.shape
@@ -241,13 +246,15 @@ class Int8(Form):
 
 class Int4(Form):
     """int4 weights with a scale and a zero point for each group of input channels, in bfloat16; so are activations and
-    results."""
+    results. What a row costs the kernel adds up, so many rows are multiplied by a copy of the matrix in bfloat16 that
+    lives only as long as its product."""
 
     several = (1.2, 0.33)
 
     def __init__(self, packed: Tensor, scales: Tensor, rows: int, bias: Tensor | None) -> None:
-        """packed as `pack_int4` gives it, scales (in / group, out, 2) bfloat16; `rows` is out_features."""
-        self._packed, self._scales = packed, scales
+        """packed and scales as `quantize_int4` gives them; `rows` is out_features."""
+        self._packed, self._scales = for_kernel(packed), scales
+        self._many = _MANY if is_for_kernel() and fast_bfloat16() else math.inf
         self._group = packed.shape[1] * 2 // scales.shape[0]
         self._rows = rows
         self._filled = len(packed) != rows
@@ -256,17 +263,23 @@ class Int4(Form):
 
     def __call__(self, x: Tensor) -> Tensor:
         flat = as_dtype(x, torch.bfloat16).flatten(0, -2)
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(flat, self._packed, self._group, self._scales)
-        if self._filled:
-            y = y[:, : self._rows]
-        if self._bias is not None:
-            y = y + self._bias
-        return _led_as(x, y)
+        y = self._dequantized(flat) if len(flat) >= self._many else self._product(flat)
+        y = y[:, : self._rows] if self._filled else y
+        return _led_as(x, y if self._bias is None else y + self._bias)
+
+    def _product(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._packed, self._group, self._scales)
+        return y
+
+    def _dequantized(self, x: Tensor) -> Tensor:
+        rows = max(1, _SCRATCH // (x.shape[1] * INT4_BLOCK)) * INT4_BLOCK
+        parts = zip(torch.split(self._packed, rows), torch.split(self._scales, rows, dim=1), strict=True)
+        found = [F.linear(x, dequantize(*part)) for part in parts]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
     def dense(self) -> Tensor:
         eye = torch.eye(self._packed.shape[1] * 2, dtype=torch.bfloat16)
-        whole: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(eye, self._packed, self._group, self._scales)
-        return whole[:, : self._rows].t().float()
+        return self._product(eye)[:, : self._rows].t().float()
 
 
 def _led_as(x: Tensor, y: Tensor) -> Tensor:

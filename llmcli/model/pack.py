@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from llmcli.model.forms import FLOAT16_MAX, BFloat16, Float16, Float32, Form, Int4, Int8, PackedFloat16
 from llmcli.model.heap import Heap, trim
+from llmcli.model.int4 import INT4_GROUP, quantize_int4
 from llmcli.model.layers import LayerNorm, RMSNorm
 from llmcli.model.linear import Linear
 from llmcli.model.processor import fast_bfloat16
-from llmcli.model.rounding import INT4_GROUP, quantize_int4, quantize_int8
+from llmcli.model.rounding import quantize_int8
 from llmcli.model.transformer import Block, CausalLM
 
 PACKED16 = "float16-packed"
