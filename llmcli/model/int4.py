@@ -26,7 +26,7 @@ def quantize_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     rows = -(-len(weight) // INT4_BLOCK) * INT4_BLOCK
     packed = torch.empty(rows, columns // 2, dtype=torch.uint8)
     scales = torch.zeros(columns // INT4_GROUP, rows, 2, dtype=torch.bfloat16)
-    for start, part in slices(weight):
+    for start, part in slices(weight, block=INT4_BLOCK):
         groups = part.view(len(part), -1, INT4_GROUP)
         low, high = groups.amin(-1), groups.amax(-1)
         scale = ((high - low) / 15).clamp_min(1e-8).bfloat16()

@@ -8,7 +8,6 @@ from torch import Tensor
 TINY = torch.finfo(torch.float32).tiny
 _SLICE = 1 << 22
 """Elements that are rounded at a time."""
-_ROWS = 64
 
 
 def quantize_int8(weight: Tensor, channels: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -22,10 +21,10 @@ def quantize_int8(weight: Tensor, channels: Tensor | None = None) -> tuple[Tenso
     return out, scales
 
 
-def slices(weight: Tensor, channels: Tensor | None = None) -> Iterator[tuple[int, Tensor]]:
-    """The matrix in float32, some rows at a time, so that no copy of the whole is made; a multiple of 64 rows each
-    but the last."""
-    rows = max(1, _SLICE // (weight.shape[1] * _ROWS)) * _ROWS
+def slices(weight: Tensor, channels: Tensor | None = None, block: int = 1) -> Iterator[tuple[int, Tensor]]:
+    """The matrix in float32, some rows at a time, so that no copy of the whole is made; all but the last are whole
+    blocks of so many rows."""
+    rows = max(1, _SLICE // (weight.shape[1] * block)) * block
     for start in range(0, len(weight), rows):
         part = weight[start : start + rows].float()
         yield start, part if channels is None else part * channels
