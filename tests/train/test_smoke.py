@@ -19,7 +19,12 @@ def test_the_first_steps_are_those_of_the_log(shared: Path, tmp_path: Path) -> N
     found = log_lines(tmp_path, "run")[0]
     for key in ("parameters", "tokens", "bytes_per_token", "tokens_per_step"):
         assert found[key] == lines[0][key]
-    assert losses(tmp_path) == pytest.approx([line["loss"] for line in lines[1:]], abs=1e-3)
+    expected = [line["loss"] for line in lines[1:]]
+    # Muon makes its matrices orthogonal in bfloat16, whose sums each processor rounds in its own order, and training
+    # makes that grow: up to 0.005 after 50 steps between two processors, where a rate 1.1 times too large is 0.004 off
+    # at the third step.
+    assert losses(tmp_path)[:12] == pytest.approx(expected[:12], abs=1e-3)
+    assert losses(tmp_path) == pytest.approx(expected, abs=2e-2)
 
 
 @pytest.mark.slow
