@@ -109,7 +109,7 @@ def cache_report(pipeline: "Pipeline", text: "Prompt", *, max_tokens: int = 32) 
     parallel, prefill_ms = _timed(lambda: _parallel(pipeline, ids))
     by_token, one_by_one_ms = _timed(lambda: _one_by_one(pipeline, ids))
     scale = max(1.0, float(parallel.abs().max()))
-    kept_in = pipeline.model.kv_dtype or read_as(cast(Tensor, pipeline.model.norm.weight))
+    kept_in = pipeline.model.new_cache().dtype or read_as(cast(Tensor, pipeline.model.norm.weight))
     size = kept_in.itemsize
     steps = _steps(pipeline, ids, max_tokens, scale, size)
     return CacheReport(

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmcli.model.cast import as_dtype
-from llmcli.model.processor import fast_bfloat16
+from llmcli.model.processor import fast_bfloat16, tiles
 from llmcli.model.scripted import scripted
 
 _BLOCK = 128
@@ -67,13 +67,19 @@ def attend(
         return _softcapped(q, k, v, mask, scale, softcap)
     if mask is None and queries >= _BLOCK and q.device.type == "cpu" and (rounded or _autocast()) and fast_bfloat16():
         return _blocks(q, k, v, scale)
-    batch_in_float32 = q.dtype == torch.float32 and q.shape[0] > 1
-    if queries == 1 and q.device.type == "cpu" and (batch_in_float32 or q.dtype == torch.bfloat16):
+    if queries == 1 and q.device.type == "cpu" and _slow_for_one(q):
         return _one_each(q, k, v, None if mask is None else added_mask(mask), scale)
     grouped = bool(q.shape[1] != k.shape[1])  # where a step is traced, sizes and what they give are tensors
     causal = bool(mask is None and queries > 1)
     mask = as_dtype(mask, q.dtype) if mask is not None and mask.is_floating_point() else mask
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped)
+
+
+def _slow_for_one(q: Tensor) -> bool:
+    """Whether PyTorch's own kernel is slow for one query of each text: in batches, and in bfloat16 without AMX."""
+    if q.shape[0] > 1:
+        return q.dtype in (torch.float32, torch.bfloat16)
+    return q.dtype == torch.bfloat16 and not tiles()
 
 
 def added_mask(mask: Tensor) -> Tensor:

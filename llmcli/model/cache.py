@@ -3,10 +3,12 @@
 On a CPU attention reads them in float32, whatever the model computes in. One query against 1,024 keys, 12 heads of 64
 channels, 2 threads, microseconds: float32 96, bfloat16 1,120, float16 1,910; 9 heads on 3: 75, 105 and 820. From main
 memory, 12 layers in turn, float32 takes 238, and 16-bit keys read as float32 take 210: half the memory, hardly faster.
+That is an AMD EPYC (Zen 4). On an Intel Xeon with AMX, 12 layers in turn against 900 keys: float32 253, bfloat16 136
+(9 heads on 3: 165 and 105; against 50 keys 21 and 32), so there a model may ask to `read` them in bfloat16.
 Texts that are decoded together have a cache of their own, see `batch_cache`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -81,8 +83,7 @@ def _put(buffer: Tensor, new: Tensor, start: int, end: int) -> Tensor:
     return buffer.narrow(2, start, end - start)
 
 
-def _read(keys: Tensor, values: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    dtype = read_as(like)
+def _read(keys: Tensor, values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return as_dtype(keys, dtype), as_dtype(values, dtype)
 
 
@@ -109,6 +110,7 @@ class TextStep:
     values: list[Tensor]
     slots: Tensor
     places: Sequence[tuple[int, int]]
+    read: torch.dtype | None
     visible: None = None
     length: int = 0
 
@@ -116,7 +118,7 @@ class TextStep:
     def layers(self) -> Sequence[LayerStore]:
         rooms = zip(self.keys, self.values, self.slots.unbind(), strict=True)
         opened = [[part.unbind() for part in _opened(*room, self.positions)] for room in rooms]
-        return [_Slots(*(part[place] for part in opened[room])) for room, place in self.places]
+        return [_Slots(self.read, *(part[place] for part in opened[room])) for room, place in self.places]
 
     @property
     def tensors(self) -> StepTensors:
@@ -124,13 +126,14 @@ class TextStep:
 
     @property
     def of(self) -> "Callable[..., TextStep]":
-        return partial(TextStep, places=self.places)
+        return partial(TextStep, places=self.places, read=self.read)
 
 
 @dataclass
 class _Slots:
     """Where a layer's new keys and values go, and all that the new queries may see, these included."""
 
+    read: torch.dtype | None
     new_keys: Tensor
     new_values: Tensor
     keys: Tensor
@@ -139,7 +142,7 @@ class _Slots:
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         self.new_keys.copy_(keys)
         self.new_values.copy_(values)
-        return _read(self.keys, self.values, keys)
+        return _read(self.keys, self.values, self.read or read_as(keys))
 
 
 class Room:
@@ -147,16 +150,24 @@ class Room:
     head_dim): a step finds the slots of all of them at once. Grown by doubling, so that an append is amortised O(1).
     With a window only the keys are kept that a later query can still see.
 
-    `dtype` is that of the stored keys and values; None: the one that attention reads them in.
+    `dtype` is that of the stored keys and values; None: the one that attention reads them in. `read` is that one; None:
+    `read_as` says it.
     """
 
-    def __init__(self, window: int | None, dtype: torch.dtype | None = None, layers: int = 1) -> None:
+    def __init__(
+        self,
+        window: int | None,
+        dtype: torch.dtype | None = None,
+        layers: int = 1,
+        read: torch.dtype | None = None,
+    ) -> None:
         self.window = window
+        self.read = read
         self.used = 0
         self.bounds = (0, 0)
         """Of the pass that came last: the first slot that its queries may see, and the end of its own tokens."""
         self.buffers: list[Tensor] = []
-        self._dtype = dtype
+        self._dtype = dtype or read
         self._layers = layers
 
     def advance(self, new: int, like: Tensor | None = None) -> tuple[int, int]:
@@ -216,14 +227,14 @@ class LayerCache:
         self._place = place
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds the new tokens' keys and values; returns those that the new queries may see, oldest first: on a CPU in
-        float32, elsewhere in the dtype of `keys`."""
+        """Adds the new tokens' keys and values; returns those that the new queries may see, oldest first, in the
+        dtype that attention reads them in."""
         room = self._room
         start, end = room.bounds if self._place else room.advance(keys.shape[2], keys)
         seen = [
             _put(buffer[self._place], new, start, end) for buffer, new in zip(room.buffers, (keys, values), strict=True)
         ]
-        return _read(seen[0], seen[1], keys)
+        return _read(seen[0], seen[1], room.read or read_as(keys))
 
     def kept(self) -> tuple[Tensor, Tensor]:
         """The stored keys and values that a later query can see, (batch, kv_heads, tokens, head_dim), oldest first.
@@ -241,13 +252,16 @@ class LayerCache:
 
 
 class KVCache:
-    """One `LayerCache` a layer, and the number of tokens seen so far. `dtype` as in `Room`."""
+    """One `LayerCache` a layer, and the number of tokens seen so far. `dtype` and `read` as in `Room`."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype | None = None) -> None:
-        self.dtype = dtype
+    def __init__(self, config: ModelConfig, dtype: torch.dtype | None = None, read: torch.dtype | None = None) -> None:
         windows = [config.window(i) for i in range(config.num_layers)]
         kinds = list(dict.fromkeys(windows))
-        self._rooms = [Room(window, dtype, windows.count(window)) for window in kinds]
+        self._rooms = [Room(window, dtype, windows.count(window), read) for window in kinds]
+        self.dtype = dtype or read
+        self.kind: Hashable = self.dtype, read
+        """What caches have in common whose steps one graph can compute."""
+        self._read = read
         self._places = [(kinds.index(window), windows[:i].count(window)) for i, window in enumerate(windows)]
         self.layers = [LayerCache(self._rooms[room], place) for room, place in self._places]
         self.length = 0
@@ -258,7 +272,7 @@ class KVCache:
         keys, values = zip(*(room.buffers for room in self._rooms), strict=True)
         self.length += count
         positions = torch.arange(self.length - count, self.length)
-        return TextStep(positions, list(keys), list(values), slots, self._places)
+        return TextStep(positions, list(keys), list(values), slots, self._places, self._read)
 
     @property
     def allocated_bytes(self) -> int:

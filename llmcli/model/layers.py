@@ -209,7 +209,9 @@ class Attention(Part):
             return
         group = self.num_heads // self.num_kv_heads
         index = torch.tensor(wanted, device=q.device)
-        scores = attention_scores(q[:, index], k[:, index // group], self.scale, self.softcap)
+        # In float32, as a kernel adds up the products of 16-bit numbers.
+        q, k = q[:, index].float(), k[:, index // group].float()
+        scores = attention_scores(q, k, self.scale, self.softcap)
         scores = tap("scores", self.layer, scores)
         tap("weights", self.layer, attention_weights(scores, full_mask(mask, q, k)))
 

@@ -59,7 +59,7 @@ class TracedSteps:
         if kind is None or (last_only and ids.shape[1] > 1):
             return None
         # Checks of drafts are few, and would come slower than what they replace for long if they were counted alone.
-        counted = cache.dtype if isinstance(cache, KVCache) else kind
+        counted = cache.kind if isinstance(cache, KVCache) else kind
         self._counts[counted] += 1
         if self._counts[counted] <= self.patience:
             return None
@@ -82,7 +82,7 @@ class TracedSteps:
             return None
         if queries > _MOST or (queries > 1 and model.config.slides):
             return None
-        return cache.dtype, queries > 1
+        return cache.kind, queries > 1
 
     @contextmanager
     def after(self, steps: int) -> Iterator[None]:

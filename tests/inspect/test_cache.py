@@ -51,11 +51,14 @@ def test_bytes_are_predicted_and_allocated(name):
 
 @pytest.mark.parametrize("kept", ["auto", "float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int8"])
-def test_the_prediction_is_exact_whatever_the_weights_and_the_cache_are_kept_in(dtype, kept):
+@pytest.mark.parametrize("amx", [False, True], ids=["", "amx"])
+def test_the_prediction_is_exact_whatever_the_weights_and_the_cache_are_kept_in(dtype, kept, amx, monkeypatch):
     """What a cache takes at first has room for 256 tokens."""
+    monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: amx)
     pipeline = Pipeline.load(pair("llama").folder, dtype=dtype, kv_dtype=kept, packed=False)
     report = cache_report(pipeline, IDS, max_tokens=2)
-    assert report.kv_dtype == (kept if kept != "auto" else "float32")
+    fastest = "bfloat16" if amx and dtype in ("bfloat16", "int8") else "float32"
+    assert report.kv_dtype == (kept if kept != "auto" else fastest)
     for step in report.steps:
         assert step.allocated == 256 * report.bytes_per_token
         assert step.predicted == step.length * report.bytes_per_token

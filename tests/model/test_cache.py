@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from llmcli.model.cache import KV_DTYPES, KVCache, LayerCache, Room
+from llmcli.model.loading import load
+from llmcli.model.recorder import Recorder
 
 from .conftest import Pair, assert_close, text
 
@@ -140,3 +142,44 @@ def test_a_cache_of_16_bits_changes_little(pairs: Pairs, name: str) -> None:
         found = torch.cat([model(ids[:, i : i + 1], cache) for i in range(20, 40)], dim=1)
         assert_close(found, expected, tolerance)
         assert dtype == torch.float32 or float((found - expected).abs().max()) > 1e-4
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("amx", [False, True], ids=["", "amx"])
+@pytest.mark.parametrize("dtype", ["int8", "int4", "bfloat16"])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_keys_in_bfloat16_show_weights_in_float32(
+    pairs: Pairs, name: str, dtype: str, amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With AMX the keys of models whose activations are rounded anyway are read in bfloat16; without, the same is
+    computed by products, so that both can be seen on any machine."""
+    monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: True)
+    monkeypatch.setattr("llmcli.model.attend.tiles", lambda: amx)
+    model, _, _ = load(pairs(name).folder, dtype)
+    ids, cache = text(40), model.new_cache()
+    model(ids[:, :39], cache)
+    heads = range(model.config.num_heads)
+    recorder = Recorder({"rotated_query", "scores", "weights", "heads"}, {1: heads})
+    model(ids[:, 39:], cache, tap=recorder)
+    keys, values = (kept.float() for kept in cache.layers[1].kept())
+    assert cache.layers[1].kept()[0].dtype == torch.bfloat16
+    group = len(heads) // keys.shape[1]
+    q = recorder["rotated_query", 1].bfloat16().float()
+    scores = torch.stack([q[0, h] @ keys[0, h // group].T for h in heads])[None] * model.config.scale(1)
+    assert_close(recorder["scores", 1], scores, 1e-6)
+    assert recorder["weights", 1].dtype == torch.float32
+    assert_close(recorder["weights", 1], scores.softmax(-1), 1e-6)
+    attended = torch.stack([scores.softmax(-1)[0, h] @ values[0, h // group] for h in heads])[None]
+    assert_close(recorder["heads", 1].float(), attended, 1e-2)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", ["float32", "auto", "float16", "float16-packed"])
+def test_what_keeps_more_than_8_bits_reads_keys_in_float32(
+    pairs: Pairs, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: True)
+    model, _, _ = load(pairs("llama").folder, dtype)
+    cache = model.new_cache()
+    model(text(5), cache)
+    assert cache.layers[0].kept()[0].dtype == torch.float32

@@ -26,6 +26,10 @@ Pairs = Callable[[str], Pair]
 VARYING = {name for name in VARIANTS if "dynamic" in name or "longrope" in name}
 
 
+PLAIN = (None, None)
+"""What a cache is kept and read in where nothing is said."""
+
+
 def ids_of(length: int, seed: int = 0) -> list[int]:
     return [int(id) for id in text(length, seed)[0]]
 
@@ -96,14 +100,17 @@ def test_rows_that_grow_and_leave(lengths: tuple[int, ...], pairs: Pairs) -> Non
     same(load_model(pairs("gemma3").folder), lambda model: decoded_rows(model, lengths, [3] * 20 + [2] * 5 + [1] * 5))
 
 
+@pytest.mark.parametrize("amx", [False, True], ids=["", "amx"])
 @pytest.mark.parametrize("dtype", ["float32", "auto", "bfloat16", "float16", "float16-packed", "int8", "int4"])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_every_dtype(name: str, dtype: str, pairs: Pairs) -> None:
+def test_every_dtype(name: str, dtype: str, amx: bool, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: amx)
     model, _, _ = load(pairs(name).folder, dtype)
+    kept = (torch.bfloat16,) * 2 if amx and dtype in ("bfloat16", "int8", "int4") else PLAIN
     same(model, lambda model: decoded(model, ids_of(20), 4))
-    assert kinds(model) == {(None, False)}
+    assert kinds(model) == {(kept, False)}
     same(model, checked)
-    assert kinds(model) == {(None, True)}
+    assert kinds(model) == {(kept, True)}
     same(model, lambda model: decoded_rows(model, UNEVEN, [3] * 6 + [1] * 4))
     rounded = fast_bfloat16() and cast(Block, model.blocks[0]).attention.o.rounds
     stored, read = (torch.bfloat16, torch.bfloat16) if rounded else (torch.float32, None)
@@ -115,7 +122,7 @@ def test_keys_in_16_bits_and_a_cache_that_grows(pairs: Pairs, monkeypatch: pytes
     model = load_model(pairs("llama").folder)
     same(model, lambda model: decoded(model, ids_of(40), 5, KVCache(model.config, torch.bfloat16)))
     decoded(model, ids_of(9), 4)
-    assert kinds(model) == {(torch.bfloat16, False), (None, False)}
+    assert kinds(model) == {((torch.bfloat16, None), False), (PLAIN, False)}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -143,7 +150,7 @@ def test_it_waits_before_it_traces(pairs: Pairs) -> None:
         prefill(model, cache, ids[:length])
     assert not model.traced.graphs
     prefill(model, cache, ids[: length + 1])
-    assert kinds(model) == {(None, False)}
+    assert kinds(model) == {(PLAIN, False)}
 
 
 def test_several_texts_in_a_cache_of_one_and_long_ones_are_left_alone(pairs: Pairs) -> None:
@@ -155,7 +162,7 @@ def test_several_texts_in_a_cache_of_one_and_long_ones_are_left_alone(pairs: Pai
             model(text(queries, batch=texts), cache)
             model(text(1, batch=texts), cache)
             assert bool(kinds(model)) == (texts == 1)
-    assert kinds(model) == {(None, False)}
+    assert kinds(model) == {(PLAIN, False)}
 
 
 def test_views_and_training_see_the_model_itself(pairs: Pairs) -> None:
