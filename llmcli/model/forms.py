@@ -27,7 +27,7 @@ _SCRATCH = 1 << 22
 until it is read."""
 _PART = 1 << 23
 """Elements that fbgemm packs at a time."""
-_CACHED = 1 << 20
+_CACHED = 1 << 18
 """Elements that are converted at a time."""
 _MANY = 256
 """Rows that int4's kernel would take longer for than it takes to make a matrix in bfloat16 and multiply by that."""
