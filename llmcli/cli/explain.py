@@ -20,6 +20,7 @@ from llmcli.cli.view import (
     typed_options,
 )
 from llmcli.errors import UsageError
+from llmcli.interrupts import patient
 from llmcli.ranges import parse_one
 from llmcli.sampling_params import merged
 
@@ -149,7 +150,7 @@ def _show(
 def _goes_on() -> bool:
     """Waits for a line on the terminal; whether it asks for more."""
     print("\n[Enter: next stage, q: end] ", end="", file=sys.stderr, flush=True)
-    line = sys.stdin.buffer.readline()
+    line = patient(sys.stdin.buffer).readline()
     if not line:
         print(file=sys.stderr)
     return bool(line) and not line.strip().lower().startswith(b"q")
