@@ -233,13 +233,14 @@ def test_int8_survives_channels_with_huge_activations(
 ) -> None:
     folder = with_outliers(resolve("stories"), tmp_path / "outliers", 64.0)
     tokenizer = Tokenizer.from_folder(folder)
-    exact = bits_per_byte(load_model(folder), tokenizer, passages[:2], by_steps)
-    assert exact == pytest.approx(bits_per_byte(load_model(resolve("stories")), tokenizer, passages[:2], by_steps))
-    rounded = bits_per_byte(load_packed(folder, "int8")[0], tokenizer, passages[:2], by_steps)
+    exact = bits_per_byte(load_model(folder), tokenizer, passages, by_steps)
+    assert exact == pytest.approx(bits_per_byte(load_model(resolve("stories")), tokenizer, passages, by_steps))
+    rounded = bits_per_byte(load_packed(folder, "int8")[0], tokenizer, passages, by_steps)
     assert (rounded / exact - 1) * 100 < 2.0
     monkeypatch.setattr(pack, "UNEVEN", math.inf)  # as if nothing told the channels' sizes
-    naive = bits_per_byte(load_packed(folder, "int8")[0], tokenizer, passages[:2], by_steps)
-    assert naive > rounded + 0.003 * exact
+    naive = bits_per_byte(load_packed(folder, "int8")[0], tokenizer, passages, by_steps)
+    # By steps each row has a scale of its own, so less is lost: 0.4 % of 288 tokens, where a prompt loses 2.6.
+    assert naive > rounded + (0.001 if by_steps else 0.003) * exact
 
 
 @pytest.mark.slow
