@@ -96,7 +96,7 @@ def _as_rows(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float)
     an Intel Xeon (Sapphire Rapids), 900 keys of 64 channels, float32, microseconds without and with: 9 heads on 3 127
     and 96, 32 on 8 485 and 317, 14 on 2 171 and 87; against 50 keys 15 and 17, 36 and 31, 27 and 25."""
     rows = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
-    return torch.nn.functional.scaled_dot_product_attention(rows, k, v, mask, scale=scale).view(q.shape)
+    return F.scaled_dot_product_attention(rows, k, v, mask, scale=scale).view(q.shape)
 
 
 def added_mask(mask: Tensor) -> Tensor:
