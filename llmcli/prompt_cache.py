@@ -70,7 +70,7 @@ class PromptCache:
             return model.new_cache(), 0
         cache = model.new_cache()
         if saved is not None and model.same_angles(len(saved.ids), len(ids)):
-            _restore(cache, saved, shared_length(saved.ids, wanted))
+            _restore(cache, saved, shared_length(saved.ids, wanted), next(model.parameters()).device)
         reused = cache.length
         if reused < len(wanted):
             prefill(model, cache, wanted)
@@ -167,10 +167,10 @@ def _layers(model: CausalLM, tensors: dict[str, Tensor]) -> list[tuple[Tensor, T
 
 
 @torch.inference_mode()
-def _restore(cache: KVCache, saved: Saved, length: int) -> None:
+def _restore(cache: KVCache, saved: Saved, length: int, device: torch.device) -> None:
     """Fills a new cache with the first `length` tokens of a file, where sliding layers still hold what they need."""
     for layer, (keys, values) in zip(cache.layers, saved.layers, strict=True):
-        layer.append(keys, values)
+        layer.append(keys.to(device), values.to(device))
     cache.length = len(saved.ids)
     if cache.can_crop(length):
         cache.crop(length)

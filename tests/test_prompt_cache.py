@@ -147,6 +147,14 @@ def test_it_is_saved_as_the_cache_keeps_it(kv_dtype, copy, tmp_path):
     assert saved["keys.0"].shape == (1, 2, 29, 12)
 
 
+def test_it_comes_to_where_the_model_is(copy, tmp_path):
+    pipeline, ids = Pipeline.load(copy, device="cpu"), some_ids(30)
+    generated(pipeline, ids, tmp_path / "prompt")
+    cache, reused = PromptCache(tmp_path / "prompt", copy, pipeline.dtype).fill(pipeline.model.to("meta"), ids)
+    assert reused == cache.length == 29
+    assert {each.device.type for each in cache.layers[0].kept()} == {"meta"}
+
+
 def test_a_file_of_another_model_is_refused(copy, tmp_path):
     file = tmp_path / "prompt"
     ids = some_ids(20)
