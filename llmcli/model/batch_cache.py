@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from llmcli.model.attend import added_mask
-from llmcli.model.cache import LayerStore, StepTensors, read_as
-from llmcli.model.cast import as_dtype
+from llmcli.model.cache import LayerStore, StepTensors, kept_as
 from llmcli.model.config import ModelConfig
 from llmcli.model.scripted import scripted
 
@@ -59,7 +58,6 @@ class RowsStep:
     keys: list[Tensor]
     values: list[Tensor]
     windows: list[int | None]
-    read: torch.dtype | None
     even: bool
     length: int = 0
 
@@ -67,12 +65,11 @@ class RowsStep:
     def layers(self) -> Sequence[LayerStore]:
         layers = zip(self.keys, self.values, self.windows, strict=True)
         last = self.positions[:, 0]
-        return [_Slots(keys, values, _slots(last, w), self.read, self.even) for keys, values, w in layers]
+        return [_Slots(keys, values, _slots(last, w), self.even) for keys, values, w in layers]
 
     @property
     def kind(self) -> Hashable:
-        """What steps have in common that one graph can compute."""
-        return self.keys[0].dtype, self.read, self.even, len(self.positions) == 1
+        return self.keys[0].dtype, self.even, len(self.positions) == 1
 
     @property
     def tensors(self) -> StepTensors:
@@ -80,23 +77,19 @@ class RowsStep:
 
     @property
     def of(self) -> "Callable[..., RowsStep]":
-        return partial(RowsStep, windows=self.windows, read=self.read, even=self.even)
+        return partial(RowsStep, windows=self.windows, even=self.even)
 
 
 class BatchCache:
     """`rows` rows of keys and values; row i holds `lengths[i]` tokens.
 
     A pass is asked for just before it is run, and the lengths count its tokens from then on. `dtype` is that of the
-    stored keys and values; None: the one that attention reads them in. `read` is what decode steps read them in; None:
-    `cache.read_as` says it.
+    kept keys and values; None: `cache.kept_as` says it.
     """
 
-    def __init__(
-        self, config: ModelConfig, rows: int, dtype: torch.dtype | None = None, read: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, config: ModelConfig, rows: int, dtype: torch.dtype | None = None) -> None:
         self.lengths = [0] * rows
-        self._read = read
-        self._layers = [_LayerRows(config.window(i), rows, dtype or read) for i in range(config.num_layers)]
+        self._layers = [_LayerRows(config.window(i), rows, dtype) for i in range(config.num_layers)]
 
     def entering(self, rows: Sequence[int], lengths: Sequence[int], device: torch.device) -> Reading:
         """The pass that reads whole texts into rows, whatever these held: ids (texts, longest), each text from the
@@ -119,7 +112,7 @@ class BatchCache:
         keys, values = zip(*(layer.buffers for layer in self._layers), strict=True)
         windows = [layer.window for layer in self._layers]
         even = len(set(lengths)) == 1
-        return RowsStep(positions[:, None], visible, list(keys), list(values), windows, self._read, even)
+        return RowsStep(positions[:, None], visible, list(keys), list(values), windows, even)
 
     @torch.inference_mode()
     def copy(self, row: int) -> RowCopy:
@@ -160,9 +153,9 @@ class _LayerRows:
         self.buffers: list[Tensor] = []
 
     def enter(self, new: Kept, rows: Sequence[int], lengths: Sequence[int]) -> Kept:
-        """Takes in whole texts; new (texts, kv_heads, longest, head_dim), which it returns as they will be read."""
+        """Takes in whole texts; new (texts, kv_heads, longest, head_dim), which it returns as they are kept."""
         self._reserve(max(lengths), new[0])
-        read: list[Tensor] = []
+        kept: list[Tensor] = []
         for buffer, tensor in zip(self.buffers, new, strict=True):
             stored = tensor.to(buffer.dtype)
             for text, (row, length) in enumerate(zip(rows, lengths, strict=True)):
@@ -171,8 +164,8 @@ class _LayerRows:
                     buffer[row, :, :length] = stored[text, :, :length]
                 else:
                     buffer[row, :, _slots(torch.arange(start, length), self.window)] = stored[text, :, start:length]
-            read.append(stored.to(read_as(tensor)))
-        return read[0], read[1]
+            kept.append(stored)
+        return kept[0], kept[1]
 
     def copy(self, row: int, length: int) -> Kept:
         keys, values = (buffer[row, :, :length].clone() for buffer in self.buffers)
@@ -204,7 +197,7 @@ class _LayerRows:
         size = -(-(needed + _SPARE // 2 + needed // _SPARE) // _SPARE) * _SPARE
         size = size if self.window is None else min(size, self.window)
         _, heads, _, width = like.shape
-        dtype = self.buffers[0].dtype if self.buffers else self._dtype or read_as(like)
+        dtype = self.buffers[0].dtype if self.buffers else self._dtype or kept_as(like)
         grown = [torch.zeros(self._rows, heads, size, width, dtype=dtype, device=like.device) for _ in range(2)]
         for buffer, before in zip(grown, self.buffers, strict=False):
             buffer[:, :, :old] = before
@@ -228,17 +221,13 @@ class _Slots:
     keys: Tensor
     values: Tensor
     slots: Tensor
-    read: torch.dtype | None
     even: bool
 
     def append(self, keys: Tensor, values: Tensor) -> Kept:
         """Writes the new tokens (rows, kv_heads, 1, head_dim); all slots of the rows."""
-        read = self.read or read_as(keys)
         if self.even:
-            kept = _put_alike(self.keys, self.values, keys, values, self.slots)
-        else:
-            kept = self._put(self.keys, keys), self._put(self.values, values)
-        return as_dtype(kept[0], read), as_dtype(kept[1], read)
+            return _put_alike(self.keys, self.values, keys, values, self.slots)
+        return self._put(self.keys, keys), self._put(self.values, values)
 
     def _put(self, buffer: Tensor, new: Tensor) -> Tensor:
         rows = buffer[: new.shape[0]]

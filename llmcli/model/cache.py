@@ -1,11 +1,7 @@
 """The KV cache: keys and values of all earlier tokens, so that a decode step computes one token only.
 
-On a CPU attention reads them in float32, whatever the model computes in. One query against 1,024 keys, 12 heads of 64
-channels, 2 threads, microseconds: float32 96, bfloat16 1,120, float16 1,910; 9 heads on 3: 75, 105 and 820. From main
-memory, 12 layers in turn, float32 takes 238, and 16-bit keys read as float32 take 210: half the memory, hardly faster.
-That is an AMD EPYC (Zen 4). On an Intel Xeon with AMX, 12 layers in turn against 900 keys: float32 253, bfloat16 136
-(9 heads on 3: 165 and 105; against 50 keys 21 and 32), so there a model may ask to `read` them in bfloat16.
-Texts that are decoded together have a cache of their own, see `batch_cache`.
+It gives them as it keeps them; what attention reads them as, `attend.read_as` says. Texts that are decoded together
+have a cache of their own, see `batch_cache`.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -16,7 +12,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from llmcli.model.cast import as_dtype
 from llmcli.model.config import ModelConfig
 from llmcli.model.scripted import scripted
 
@@ -27,6 +22,8 @@ KV_DTYPES: dict[str, torch.dtype | None] = {
     "float16": torch.float16,
 }
 _CHUNK = 256
+_SHORT = 512
+"""A text of more tokens is long: reading its keys takes a share of a step that counts."""
 
 
 def kv_dtype_name(dtype: torch.dtype | None) -> str:
@@ -34,9 +31,9 @@ def kv_dtype_name(dtype: torch.dtype | None) -> str:
     return next(name for name, each in KV_DTYPES.items() if each == dtype)
 
 
-def read_as(like: Tensor) -> torch.dtype:
-    """What attention reads keys and values in: on a CPU float32, elsewhere the dtype of the hidden states, which `like`
-    has."""
+def kept_as(like: Tensor) -> torch.dtype:
+    """What new keys and values `like` these are kept in where nothing was asked for: on a CPU float32, which PyTorch's
+    own kernel reads fastest, elsewhere the dtype of the hidden states, which `like` has."""
     return torch.float32 if like.device.type == "cpu" else like.dtype
 
 
@@ -74,6 +71,10 @@ class Step(Store, Protocol):
     @property
     def of(self) -> "Callable[..., Step]": ...
 
+    @property
+    def kind(self) -> Hashable:
+        """What steps have in common that one graph can compute."""
+
 
 def _put(buffer: Tensor, new: Tensor, start: int, end: int) -> Tensor:
     """Writes keys or values (batch, kv_heads, new, head_dim) into the last slots before `end`; a view of all slots from
@@ -81,10 +82,6 @@ def _put(buffer: Tensor, new: Tensor, start: int, end: int) -> Tensor:
     count = new.shape[2]
     buffer.narrow(2, end - count, count).copy_(new)
     return buffer.narrow(2, start, end - start)
-
-
-def _read(keys: Tensor, values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    return as_dtype(keys, dtype), as_dtype(values, dtype)
 
 
 @scripted
@@ -110,7 +107,6 @@ class TextStep:
     values: list[Tensor]
     slots: Tensor
     places: Sequence[tuple[int, int]]
-    read: torch.dtype | None
     visible: None = None
     length: int = 0
 
@@ -118,7 +114,7 @@ class TextStep:
     def layers(self) -> Sequence[LayerStore]:
         rooms = zip(self.keys, self.values, self.slots.unbind(), strict=True)
         opened = [[part.unbind() for part in _opened(*room, self.positions)] for room in rooms]
-        return [_Slots(self.read, *(part[place] for part in opened[room])) for room, place in self.places]
+        return [_Slots(*(part[place] for part in opened[room])) for room, place in self.places]
 
     @property
     def tensors(self) -> StepTensors:
@@ -126,14 +122,17 @@ class TextStep:
 
     @property
     def of(self) -> "Callable[..., TextStep]":
-        return partial(TextStep, places=self.places, read=self.read)
+        return partial(TextStep, places=self.places)
+
+    @property
+    def kind(self) -> Hashable:
+        return tuple(keys.dtype for keys in self.keys), len(self.positions) > 1
 
 
 @dataclass
 class _Slots:
     """Where a layer's new keys and values go, and all that the new queries may see, these included."""
 
-    read: torch.dtype | None
     new_keys: Tensor
     new_values: Tensor
     keys: Tensor
@@ -142,7 +141,7 @@ class _Slots:
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         self.new_keys.copy_(keys)
         self.new_values.copy_(values)
-        return _read(self.keys, self.values, self.read or read_as(keys))
+        return self.keys, self.values
 
 
 class Room:
@@ -150,8 +149,8 @@ class Room:
     head_dim): a step finds the slots of all of them at once. Grown by doubling, so that an append is amortised O(1).
     With a window only the keys are kept that a later query can still see.
 
-    `dtype` is that of the stored keys and values; None: the one that attention reads them in. `read` is that one; None:
-    `read_as` says it.
+    `dtype` is that of the kept keys and values; None: `long` for a text of more than 512 tokens, where that is given,
+    and else what `kept_as` says.
     """
 
     def __init__(
@@ -159,15 +158,15 @@ class Room:
         window: int | None,
         dtype: torch.dtype | None = None,
         layers: int = 1,
-        read: torch.dtype | None = None,
+        long: torch.dtype | None = None,
     ) -> None:
         self.window = window
-        self.read = read
         self.used = 0
         self.bounds = (0, 0)
         """Of the pass that came last: the first slot that its queries may see, and the end of its own tokens."""
         self.buffers: list[Tensor] = []
-        self._dtype = dtype or read
+        self._dtype = dtype
+        self._long = long
         self._layers = layers
 
     def advance(self, new: int, like: Tensor | None = None) -> tuple[int, int]:
@@ -195,12 +194,16 @@ class Room:
             return
         batch, heads, _, width = like.shape
         size = -(-max(tokens, 2 * capacity) // _CHUNK) * _CHUNK
-        dtype = self.buffers[0].dtype if self.buffers else self._dtype or read_as(like)
+        dtype = self.dtype_of(size, like)
         for i in range(2):
             grown = torch.empty(self._layers, batch, heads, size, width, dtype=dtype, device=like.device)
             if len(self.buffers) > i:
                 grown[..., : self.used, :] = self.buffers[i][..., : self.used, :]
             self.buffers[i : i + 1] = [grown]
+
+    def dtype_of(self, tokens: int, like: Tensor) -> torch.dtype:
+        """What keys and values `like` these are kept in where there are so many."""
+        return self._dtype or (self._long if tokens > _SHORT else None) or kept_as(like)
 
     @property
     def _capacity(self) -> int:
@@ -227,14 +230,12 @@ class LayerCache:
         self._place = place
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds the new tokens' keys and values; returns those that the new queries may see, oldest first, in the
-        dtype that attention reads them in."""
+        """Adds the new tokens' keys and values; returns those that the new queries may see, oldest first, as they are
+        kept."""
         room = self._room
         start, end = room.bounds if self._place else room.advance(keys.shape[2], keys)
-        seen = [
-            _put(buffer[self._place], new, start, end) for buffer, new in zip(room.buffers, (keys, values), strict=True)
-        ]
-        return _read(seen[0], seen[1], room.read or read_as(keys))
+        buffers = [buffer[self._place] for buffer in room.buffers]
+        return _put(buffers[0], keys, start, end), _put(buffers[1], values, start, end)
 
     def kept(self) -> tuple[Tensor, Tensor]:
         """The stored keys and values that a later query can see, (batch, kv_heads, tokens, head_dim), oldest first.
@@ -252,16 +253,12 @@ class LayerCache:
 
 
 class KVCache:
-    """One `LayerCache` a layer, and the number of tokens seen so far. `dtype` and `read` as in `Room`."""
+    """One `LayerCache` a layer, and the number of tokens seen so far. `dtype` and `long` as in `Room`."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype | None = None, read: torch.dtype | None = None) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype | None = None, long: torch.dtype | None = None) -> None:
         windows = [config.window(i) for i in range(config.num_layers)]
         kinds = list(dict.fromkeys(windows))
-        self._rooms = [Room(window, dtype, windows.count(window), read) for window in kinds]
-        self.dtype = dtype or read
-        self.kind: Hashable = self.dtype, read
-        """What caches have in common whose steps one graph can compute."""
-        self._read = read
+        self._rooms = [Room(window, dtype, windows.count(window), long) for window in kinds]
         self._places = [(kinds.index(window), windows[:i].count(window)) for i, window in enumerate(windows)]
         self.layers = [LayerCache(self._rooms[room], place) for room, place in self._places]
         self.length = 0
@@ -272,7 +269,11 @@ class KVCache:
         keys, values = zip(*(room.buffers for room in self._rooms), strict=True)
         self.length += count
         positions = torch.arange(self.length - count, self.length)
-        return TextStep(positions, list(keys), list(values), slots, self._places, self._read)
+        return TextStep(positions, list(keys), list(values), slots, self._places)
+
+    def dtype_of(self, tokens: int, like: Tensor) -> torch.dtype:
+        """What keys and values `like` these are kept in where there are so many."""
+        return self._rooms[0].dtype_of(tokens, like)
 
     @property
     def allocated_bytes(self) -> int:

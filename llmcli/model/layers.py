@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmcli.model.activations import ACTIVATIONS
-from llmcli.model.attend import attend, attention_scores, attention_weights, causal_mask, full_mask
+from llmcli.model.attend import attend, attention_scores, attention_weights, causal_mask, full_mask, read_as
 from llmcli.model.cache import LayerStore
 from llmcli.model.cast import as_dtype
 from llmcli.model.config import ModelConfig
@@ -143,18 +143,18 @@ class Attention(Part):
             q, k, v = self._stacked(self.qkv, x, rope)
         else:
             q, k, v = self._separate(x, rope, tap)
+        q = q[:, :, -1:] if last_only else q
+        rounded, dtype = self.o.rounds, x.dtype
         if cache is not None:
-            k, v = cache.append(k, v)  # in the dtype that attention computes in
-        else:
-            k, v = as_dtype(k, x.dtype), as_dtype(v, x.dtype)
-        q = as_dtype(q[:, :, -1:] if last_only else q, k.dtype)
+            k, v = cache.append(k, v)
+            dtype = read_as(k, q.shape[2], dtype, rounded=rounded and not self.softcap)
+        q, k, v = as_dtype(q, dtype), as_dtype(k, dtype), as_dtype(v, dtype)
         mask = causal_mask(q.shape[2], k.shape[2], self.window, q.device)
         if visible is not None:
             visible = visible[..., -1:, : k.shape[2]] if last_only else visible[..., : k.shape[2]]
             mask = visible if mask is None else visible & mask
         if tap is not None:
             self._record(tap, q, k, mask)
-        rounded = self.o.rounds
         heads = attend(q, k, v, mask, scale=self.scale, softcap=self.softcap, rounded=rounded)
         if tap is not None:
             heads = tap("heads", self.layer, heads)

@@ -55,34 +55,31 @@ class TracedSteps:
         What is no tensor in the model's code is the same in all runs of a graph. So there is none where RoPE's angles
         depend on the length (dynamic, longrope), nor for several tokens where a window may be full or not.
         """
-        kind = self._kind(ids, cache)
-        if kind is None or (last_only and ids.shape[1] > 1):
+        if not self._traceable(ids, cache) or (last_only and ids.shape[1] > 1):
             return None
         # Checks of drafts are few, and would come slower than what they replace for long if they were counted alone.
-        counted = cache.kind if isinstance(cache, KVCache) else kind
+        counted = cache.kind if isinstance(cache, RowsStep) else KVCache
         self._counts[counted] += 1
         if self._counts[counted] <= self.patience:
             return None
-        step = cache.step(ids.shape[1]) if isinstance(cache, KVCache) else cast(RowsStep, cache)
+        step = cache if isinstance(cache, RowsStep) else cast(KVCache, cache).step(ids.shape[1])
         with optimized_execution(False):  # looking for what could be fused takes long and finds nothing
-            if kind not in self.graphs:
-                self.graphs[kind] = _traced(self._model, ids, step)
-            return self.graphs[kind](ids, *step.tensors)
+            if step.kind not in self.graphs:
+                self.graphs[step.kind] = _traced(self._model, ids, step)
+            return self.graphs[step.kind](ids, *step.tensors)
 
-    def _kind(self, ids: Tensor, cache: Store | None) -> Hashable:
-        """What passes have in common that one graph can compute; None where none can."""
+    def _traceable(self, ids: Tensor, cache: Store | None) -> bool:
+        """Whether a graph can compute such passes."""
         model = self._model
         training = model.embedding.weight.requires_grad
         if training or not ids.is_cpu or not torch.is_inference_mode_enabled() or not model.same_angles(1, _FAR):
-            return None
+            return False
         if isinstance(cache, RowsStep):
-            return cache.kind
+            return True
         texts, queries = ids.shape
         if not isinstance(cache, KVCache) or not cache.length or texts > 1:
-            return None
-        if queries > _MOST or (queries > 1 and model.config.slides):
-            return None
-        return cache.kind, queries > 1
+            return False
+        return queries == 1 or (queries <= _MOST and not model.config.slides)
 
     @contextmanager
     def after(self, steps: int) -> Iterator[None]:

@@ -77,7 +77,7 @@ class CausalLM(Part):
         self.norm = make_norm(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, config.lm_head_bias)
         self.kv_dtype: torch.dtype | None = None
-        """That of the keys and values in new caches; None: the one that is fastest to read, as `Room` says."""
+        """That of the keys and values in new caches; None: the one that is fastest to read."""
         self.narrow: list[Float16] = []
         """The matrices that one row is multiplied by in float16."""
         self.traced = TracedSteps(self)
@@ -85,20 +85,25 @@ class CausalLM(Part):
             self.tie()
 
     def new_cache(self) -> KVCache:
-        """A KV cache for one text, empty. With AMX, reading keys in bfloat16 takes half the time of a long text's
-        attention. Not where matrices are in float16: that keeps 11 bits of an activation, where bfloat16 keeps 8."""
-        return KVCache(self.config, self.kv_dtype, self._read(tiles() and not self.narrow))
+        """A KV cache for one text, empty. In bfloat16, where no more of an activation is kept anyway: with AMX all of
+        it, since reading takes half the time then; else a long text's whose heads all have keys of their own, which
+        are most of what attention reads (2 cores of an AMD EPYC, GPT-2 124M, 900 tokens: 6 to 9 % of a step in int8 or
+        int4, and nothing where heads are grouped)."""
+        half = None if self.narrow else self._half()  # float16 keeps 11 bits of an activation, where bfloat16 keeps 8
+        if tiles():
+            return KVCache(self.config, self.kv_dtype or half)
+        grouped = self.config.num_heads != self.config.num_kv_heads
+        return KVCache(self.config, self.kv_dtype, None if grouped or self.config.slides else half)
 
     def new_rows(self, count: int) -> BatchCache:
         """A KV cache for so many texts that are decoded together, empty. Their keys are most of what a step reads after
         the weights."""
-        return BatchCache(self.config, count, self.kv_dtype, self._read(fast_bfloat16()))
+        return BatchCache(self.config, count, self.kv_dtype or self._half())
 
-    def _read(self, faster: bool) -> torch.dtype | None:
-        """bfloat16 for keys and values where that is `faster`, nothing else was asked for, and the activations are
-        rounded to 16 bits or fewer anyway; None: what `cache.read_as` says."""
+    def _half(self) -> torch.dtype | None:
+        """bfloat16 where activations are rounded to 16 bits or fewer anyway and products in it are fast."""
         rounded = cast(Block, self.blocks[0]).attention.o.rounds and not self.config.attention_softcap
-        return torch.bfloat16 if faster and rounded and self.kv_dtype in (None, torch.bfloat16) else None
+        return torch.bfloat16 if rounded and fast_bfloat16() else None
 
     def tie(self) -> None:
         """lm_head reads the embedding table itself."""

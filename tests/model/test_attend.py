@@ -125,6 +125,23 @@ def test_a_program_of_one_model_keeps_freed_memory() -> None:
     assert left[0] < 4 << 20 < 12 << 20 < left[1]
 
 
+@pytest.mark.parametrize("amx", [False, True])
+@pytest.mark.parametrize("products", [False, True])
+def test_what_keys_are_read_as(amx: bool, products: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attend, "tiles", lambda: amx)
+    monkeypatch.setattr(attend, "fast_bfloat16", lambda: products)
+    for kept in (torch.float32, torch.bfloat16, torch.float16):
+        for rounded in (False, True):
+            for queries in (1, 2):
+                given = torch.zeros(1, 2, 9, 4, dtype=kept)
+                half = kept == torch.bfloat16 and rounded and (amx or (products and queries == 1))
+                found = attend.read_as(given, queries, torch.bfloat16, rounded=rounded)
+                assert found == (torch.bfloat16 if half else torch.float32)
+                # On another device, in what the model computes in.
+                for computed in (torch.float16, torch.float32):
+                    assert attend.read_as(given.to("meta"), queries, computed, rounded=rounded) == computed
+
+
 @pytest.mark.parametrize("masked", ["none", "seen", "added"])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

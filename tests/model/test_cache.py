@@ -1,17 +1,20 @@
 """The KV cache: how it grows, goes back, and in which number format it keeps things."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
 from llmcli.model.cache import KV_DTYPES, KVCache, LayerCache, Room
 from llmcli.model.loading import load
+from llmcli.model.processor import fast_bfloat16
 from llmcli.model.recorder import Recorder
 
 from .conftest import Pair, assert_close, text
 
 Pairs = Callable[[str], Pair]
+needs_bfloat16 = pytest.mark.skipif(not fast_bfloat16(), reason="this processor has no fast products in bfloat16")
 
 
 def appended(cache: LayerCache, count: int, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,15 +122,54 @@ def test_what_cannot_be_cropped_is_refused(pairs: Pairs) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("computed", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", list(KV_DTYPES))
-def test_keys_are_kept_as_asked_for_and_read_in_float32_on_a_cpu(name: str, computed: torch.dtype) -> None:
+def test_keys_are_kept_as_asked_for(name: str, computed: torch.dtype) -> None:
     cache = LayerCache(Room(None, KV_DTYPES[name]))
     given = torch.full((1, 2, 3, 4), 1 / 3, dtype=computed)
     keys, values = cache.append(given, given)
     stored = KV_DTYPES[name] or torch.float32
-    assert keys.dtype == values.dtype == torch.float32
     assert cache.allocated_bytes == 256 * 2 * 2 * 4 * stored.itemsize
-    assert torch.equal(keys, given.to(stored).float())
-    assert cache.kept()[0].dtype == stored
+    assert keys.dtype == values.dtype == cache.kept()[0].dtype == stored
+    assert torch.equal(keys, given.to(stored))
+
+
+def test_a_long_text_may_be_kept_in_another_format() -> None:
+    cache = LayerCache(Room(None, long=torch.bfloat16))
+    like = torch.zeros(1, 2, 1, 4)
+    for count, total in ((200, 200), (312, 512), (1, 513), (600, 1113)):
+        keys, values = appended(cache, count, total - count)
+        half = total > 512
+        assert keys.dtype == values.dtype == (torch.bfloat16 if half else torch.float32)
+        assert keys.dtype == Room(None, long=torch.bfloat16).dtype_of(total, like)
+        expected = torch.arange(total, dtype=torch.float32)
+        assert torch.equal(keys[0, 0, :, 0], expected.bfloat16() if half else expected)
+    for asked in (torch.float32, torch.float16):
+        assert Room(None, asked, long=torch.bfloat16).dtype_of(10**6, like) == asked
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("amx", [False, True], ids=["", "amx"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2-caps", "gemma3"])
+def test_which_models_keep_keys_in_bfloat16(
+    pairs: Pairs, name: str, amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: amx)
+    for dtype in ("float32", "auto", "float16", "float16-packed", "bfloat16", "int8", "int4"):
+        model, _, _ = load(pairs(name).folder, dtype)
+        kept = [model.new_cache().dtype_of(tokens, torch.zeros(1)) == torch.bfloat16 for tokens in (512, 513)]
+        rounded = dtype in ("bfloat16", "int8", "int4") and name != "gemma2-caps"
+        assert kept == ([rounded, rounded] if amx else [False, rounded and name == "gpt2"]), dtype
+        model.kv_dtype = torch.float32
+        assert model.new_cache().dtype_of(513, torch.zeros(1)) == torch.float32
+
+
+@needs_bfloat16
+def test_where_layers_slide_all_keys_are_kept_alike(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a sliding layer may never be many, and a cache has one number format."""
+    monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: False)
+    model, _, _ = load(pairs("gpt2").folder, "int8")
+    assert model.new_cache().dtype_of(513, torch.zeros(1)) == torch.bfloat16
+    model.config = replace(model.config, sliding_window=9, layer_types=("sliding_attention",) * model.config.num_layers)
+    assert model.new_cache().dtype_of(513, torch.zeros(1)) == torch.float32
 
 
 @torch.inference_mode()
@@ -155,6 +197,8 @@ def test_keys_in_bfloat16_show_weights_in_float32(
     computed by products, so that both can be seen on any machine."""
     monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: True)
     monkeypatch.setattr("llmcli.model.attend.tiles", lambda: amx)
+    for part in ("transformer", "attend"):
+        monkeypatch.setattr(f"llmcli.model.{part}.fast_bfloat16", lambda: True)
     model, _, _ = load(pairs(name).folder, dtype)
     ids, cache = text(40), model.new_cache()
     model(ids[:, :39], cache)

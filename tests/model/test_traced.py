@@ -23,11 +23,12 @@ from .conftest import Pair, text
 from .variants import VARIANTS
 
 Pairs = Callable[[str], Pair]
+needs_bfloat16 = pytest.mark.skipif(not fast_bfloat16(), reason="this processor has no fast products in bfloat16")
 VARYING = {name for name in VARIANTS if "dynamic" in name or "longrope" in name}
 
 
-PLAIN = (None, None)
-"""What a cache is kept and read in where nothing is said."""
+PLAIN = (torch.float32,)
+"""What the keys of layers that all see equally far are kept in where nothing is said."""
 
 
 def ids_of(length: int, seed: int = 0) -> list[int]:
@@ -106,15 +107,15 @@ def test_rows_that_grow_and_leave(lengths: tuple[int, ...], pairs: Pairs) -> Non
 def test_every_dtype(name: str, dtype: str, amx: bool, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: amx)
     model, _, _ = load(pairs(name).folder, dtype)
-    kept = (torch.bfloat16,) * 2 if amx and dtype in ("bfloat16", "int8", "int4") else PLAIN
+    kept = (torch.bfloat16,) if amx and fast_bfloat16() and dtype in ("bfloat16", "int8", "int4") else PLAIN
     same(model, lambda model: decoded(model, ids_of(20), 4))
     assert kinds(model) == {(kept, False)}
     same(model, checked)
     assert kinds(model) == {(kept, True)}
     same(model, lambda model: decoded_rows(model, UNEVEN, [3] * 6 + [1] * 4))
     rounded = fast_bfloat16() and cast(Block, model.blocks[0]).attention.o.rounds
-    stored, read = (torch.bfloat16, torch.bfloat16) if rounded else (torch.float32, None)
-    assert kinds(model) == {(stored, read, False, False), (stored, read, True, True)}
+    stored = torch.bfloat16 if rounded else torch.float32
+    assert kinds(model) == {(stored, False, False), (stored, True, True)}
 
 
 def test_keys_in_16_bits_and_a_cache_that_grows(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +123,22 @@ def test_keys_in_16_bits_and_a_cache_that_grows(pairs: Pairs, monkeypatch: pytes
     model = load_model(pairs("llama").folder)
     same(model, lambda model: decoded(model, ids_of(40), 5, KVCache(model.config, torch.bfloat16)))
     decoded(model, ids_of(9), 4)
-    assert kinds(model) == {((torch.bfloat16, None), False), (PLAIN, False)}
+    assert kinds(model) == {((torch.bfloat16,), False), (PLAIN, False)}
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("dtype", ["int8", "int4", "bfloat16"])
+def test_a_text_that_grows_long(dtype: str, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys are kept in 16 bits from some length on, and its steps are of another kind then."""
+    monkeypatch.setattr("llmcli.model.cache._CHUNK", 8)
+    monkeypatch.setattr("llmcli.model.cache._SHORT", 16)
+    for part in ("transformer", "attend"):
+        monkeypatch.setattr(f"llmcli.model.{part}.tiles", lambda: False)
+    model, _, _ = load(pairs("gpt2").folder, dtype)
+    same(model, lambda model: decoded(model, ids_of(40), 5))
+    assert kinds(model) == {(PLAIN, False), ((torch.bfloat16,), False)}
+    same(model, checked)
+    assert kinds(model) == {(PLAIN, True), ((torch.bfloat16,), True)}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
