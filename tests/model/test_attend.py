@@ -64,6 +64,26 @@ def test_one_query_of_each_text_in_bfloat16(monkeypatch: pytest.MonkeyPatch, kv_
     assert torch.equal(attend.attend(q, k, v, mask, scale=0.3, softcap=0.0, rounded=True), found)
 
 
+@pytest.mark.parametrize("kv_heads", [2, 4])
+@pytest.mark.parametrize("texts", [1, 3])
+@pytest.mark.parametrize("amx", [False, True])
+def test_which_way_one_query_goes_in_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, kv_heads: int, texts: int, amx: bool
+) -> None:
+    monkeypatch.setattr(attend, "tiles", lambda: amx)
+    generator = torch.Generator().manual_seed(kv_heads)
+    q = torch.randn(texts, 4, 1, 16, generator=generator).bfloat16()
+    k, v = (torch.randn(texts, kv_heads, 9, 16, generator=generator).bfloat16() for _ in range(2))
+    mask = (torch.arange(9) <= torch.tensor([8, 3, 0])[:texts, None])[:, None, None]
+    calls, products = [], attend._one_each
+    monkeypatch.setattr(attend, "_one_each", lambda *args: calls.append(args) or products(*args))
+    found = attend.attend(q, k, v, attend.added_mask(mask), scale=0.3, softcap=0.0, rounded=True)
+    assert bool(calls) == (not amx or (texts > 1 and kv_heads < 4))
+    keys, values = (each.float().repeat_interleave(4 // kv_heads, dim=1) for each in (k, v))
+    weights = attend.attention_weights(attend.attention_scores(q.float(), keys, 0.3, 0.0), mask)
+    assert torch.allclose(found.float(), weights @ values, atol=0.03)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 @pytest.mark.parametrize("queries", [1, 2])
