@@ -57,16 +57,16 @@ class Transformers:
 class Llmcli:
     """Smaller weights come from a folder that holds them so, as those of llama.cpp and CTranslate2 do."""
 
-    many_rows = False
+    texts = 1
 
     def __init__(self, folder: Path, dtype: str) -> None:
         from llmcli.model import heap
         from llmcli.model.loading import load
 
         stored = (
-            folder if dtype == "float32" or self.many_rows else shapes.quantized(folder, dtype.removesuffix("-packed"))
+            folder if dtype == "float32" or self.texts > 1 else shapes.quantized(folder, dtype.removesuffix("-packed"))
         )
-        self.model, self.dtype, _ = load(stored, dtype, many_rows=self.many_rows)
+        self.model, self.dtype, _ = load(stored, dtype, texts=self.texts)
         self.model.traced.patience = 0  # the speed that a long text has
         heap.keep()  # as the command does
 
@@ -105,7 +105,7 @@ class Llmcli:
 class LlmcliRows(Llmcli):
     """As the command loads it for a batch."""
 
-    many_rows = True
+    texts = BATCH
 
 
 class LlamaCpp:

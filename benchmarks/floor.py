@@ -5,13 +5,13 @@
 
 A forward pass is recorded as the operators that it calls, with their arguments; those that multiply by weights are then
 called again with nothing between them, as the pass calls them: from TorchScript where steps are traced, since from
-Python an operator with packed weights takes 11 microseconds more, and from Python those of a prompt. Beside them stand
-the pass itself, the same pass with its operators called from Python, as it is computed before its steps are traced,
-`transformers` in float32, and a sum over a large tensor, which tells the bandwidth of memory: `memory` is what reading
-the weights of a decode step would take. All take turns, a figure is the median, and a ratio says how many times as fast
-as `transformers` it is. A target above `products` asks for kernels that are not PyTorch's, one above `memory` for
-smaller weights. `others` are the operators that are no products: how many a pass calls, and how long each takes. Run it
-while nothing else runs.
+Python an operator with packed weights takes 11 microseconds more, and from Python those of a prompt; `+attention` are
+these and, from Python, the operators that multiply by keys and values. Beside them stand the pass itself, the same pass
+with its operators called from Python, as it is computed before its steps are traced, `transformers` in float32, and a
+sum over a large tensor, which tells the bandwidth of memory: `memory` is what reading the weights of a decode step
+would take. All take turns, a figure is the median, and a ratio says how many times as fast as `transformers` it is. A
+target above `products` asks for kernels that are not PyTorch's, one above `memory` for smaller weights. `others` are
+the operators that are no products: how many a pass calls, and how long each takes. Run it while nothing else runs.
 """
 
 import argparse
@@ -31,16 +31,27 @@ from remote import THREADS, Remote
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmcli.model.forms import onednn_product
+from llmcli.model.int8_rows import int8_product
 from llmcli.model.traced import recorded
 
 CONTEXT = 50
 PROMPT = 512
 READ = 1 << 28
 """Bytes read to tell the bandwidth."""
-PRODUCTS = {"linear", "_linear_pointwise", "linear_dynamic", "linear_dynamic_fp16", "_weight_int4pack_mm_for_cpu"}
-"""Operators that read a weight matrix. Attention's own products are `bmm` and the fused kernel."""
+PRODUCTS = {
+    "linear",
+    "_linear_pointwise",
+    "linear_dynamic",
+    "linear_dynamic_fp16",
+    "qlinear_pointwise",
+    "_weight_int4pack_mm_for_cpu",
+}
+"""Operators that read a weight matrix."""
+ATTENTION = {"bmm", "scaled_dot_product_attention"}
 KINDS = {"decode": "a decode step after 50 tokens", "prefill": "a prompt of 512 tokens", "batch": "a step of 32 texts"}
-HEADS = ("the pass", "from Python", "products", "memory", "others")
+HEADS = ("the pass", "from Python", "products", "+attention", "memory", "others")
+
+_INT8_ROWS = torch.ops.onednn.qlinear_pointwise.default._op
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -52,11 +63,14 @@ class Recording(TorchDispatchMode):
         super().__init__()
         self.count = 0
         self.products: list[Call] = []
+        self.attention: list[Call] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += 1
-        if func._schema.name.split("::")[1] in PRODUCTS:
-            self.products.append((func._op, args, kwargs or {}))  # without the checks of `OpOverload.__call__`
+        name = func._schema.name.split("::")[1]
+        if name in PRODUCTS | ATTENTION:
+            calls = self.products if name in PRODUCTS else self.attention
+            calls.append((func._op, args, kwargs or {}))  # without the checks of `OpOverload.__call__`
         return func(*args, **(kwargs or {}))
 
 
@@ -118,6 +132,8 @@ def products(calls: list[Call], rows: list[torch.Tensor]) -> list[torch.Tensor]:
     for x, (operator, args, kwargs) in zip(rows, calls, strict=True):
         if operator == torch.ops.mkldnn._linear_pointwise.default._op:
             found.append(onednn_product(x, *args[1:4], args[5]))  # one argument is a list that no trace can hold
+        elif operator == _INT8_ROWS:
+            found.append(int8_product(x, *args[3:6]))
         else:
             found.append(operator(x, *args[1:], **kwargs))
     return found
@@ -126,7 +142,8 @@ def products(calls: list[Call], rows: list[torch.Tensor]) -> list[torch.Tensor]:
 def traced(calls: list[Call]) -> Callable[[], None]:
     """The calls, one after the other, from TorchScript as steps are."""
     rows = [args[0] for _, args, _ in calls]
-    graph = recorded(partial(products, calls), (rows,), [args[1] for _, args, _ in calls])
+    weights = [args[3 if operator == _INT8_ROWS else 1] for operator, args, _ in calls]
+    graph = recorded(partial(products, calls), (rows,), weights)
 
     @torch.inference_mode()
     def run() -> None:
@@ -154,13 +171,14 @@ class Floor:
     whole: float
     python: float
     products: float
+    attention: float
     memory: float | None
     others: int
     microseconds: float
 
     def line(self) -> str:
         memory = f"{self.memory:12.2f}" if self.memory else " " * 12
-        ratios = f"{self.whole:12.2f}{self.python:12.2f}{self.products:12.2f}{memory}"
+        ratios = f"{self.whole:12.2f}{self.python:12.2f}{self.products:12.2f}{self.attention:12.2f}{memory}"
         return f"{ratios}{self.others:12} x {self.microseconds:.1f} us"
 
 
@@ -176,20 +194,22 @@ def floor(folder: Path, dtype: str, kind: str, rounds: int) -> Floor:
         plain()
     work()
     buffer = torch.ones(READ // 4)
-    calls = again if kind == "prefill" else traced
-    runs = [work, plain, calls(recording.products), lambda: void(buffer.sum())]
+    multiplied = (again if kind == "prefill" else traced)(recording.products)
+    attended = again(recording.attention)
+    runs = [work, plain, multiplied, lambda: void((multiplied(), attended())), lambda: void(buffer.sum())]
     figures: list[list[float]] = [[] for _ in range(1 + len(runs))]
     for _ in range(rounds):
         figures[0].append(median(base.ask(kind, *asked)))
         for figure, run in zip(figures[1:], runs, strict=True):
             figure.append(seconds(run, 2 if kind == "prefill" else 8))
     base.end()
-    theirs, whole, python, products, reading = map(median, figures)
+    theirs, whole, python, products, attention, reading = map(median, figures)
     others = recording.count - len(recording.products)
     return Floor(
         theirs / whole,
         theirs / python,
         theirs / products,
+        theirs / attention,
         theirs / (reading * matrix_bytes(model) / READ) if kind == "decode" else None,
         others,
         1e6 * (whole - products) / others,

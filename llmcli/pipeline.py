@@ -59,17 +59,18 @@ class Pipeline(Views):
         device: str = "auto",
         dtype: str = "float32",
         packed: bool = True,
-        many_rows: bool = False,
+        texts: int = 1,
+        drafts: bool = False,
         threads: int | None = None,
         kv_dtype: str = "auto",
         tokenizer: Tokenizer | None = None,
     ) -> "Pipeline":
         """A built-in model, a folder, or a hub id, ready to run.
 
-        device: auto, cpu, cuda or mps. dtype: one of `model.loading.DTYPES`; `packed` and `many_rows` say what for, see
-        there. threads: of the whole process; None leaves them as they are.
-        kv_dtype: that of the KV cache, see `model.cache`. `tokenizer` spares reading it again. A folder without a
-        tokenizer runs on ids alone. Raises `ModelError`, `UsageError`.
+        device: auto, cpu, cuda or mps. dtype: one of `model.loading.DTYPES`; `packed`, `texts` and `drafts` say what
+        for, see there. threads: of the whole process; None leaves them as they are. kv_dtype: that of the KV cache, see
+        `model.cache`. `tokenizer` spares reading it again. A folder without a tokenizer runs on ids alone. Raises
+        `ModelError`, `UsageError`.
         """
         start = time.perf_counter()
         if kv_dtype not in KV_DTYPES:
@@ -80,7 +81,7 @@ class Pipeline(Views):
         folder = resolve(str(name))
         if tokenizer is None and any((folder / each).is_file() for each in TOKENIZER_FILES):
             tokenizer = Tokenizer.from_folder(folder)
-        model, dtype, notes = load(folder, dtype, device=place, packed=packed, many_rows=many_rows)
+        model, dtype, notes = load(folder, dtype, device=place, packed=packed, texts=texts, drafts=drafts)
         pipeline = cls(model, tokenizer, folder, str(name), dtype)
         pipeline.notes += notes
         pipeline.model.kv_dtype = KV_DTYPES[kv_dtype]

@@ -77,6 +77,10 @@ class BatchOptions:
         """Whether there may be more than one text, so that texts are told apart."""
         return self.batch is not None or self.num_samples is not None or self.null
 
+    def together(self, prompts: int) -> int:
+        """How many texts are decoded together, at most."""
+        return min(self.batch_size or DEFAULT_BATCH_SIZE, prompts * (self.num_samples or 1))
+
     def check_with(self, source: PromptOptions, output: OutputOptions, alone: str | None) -> None:
         """Raises `UsageError` for what cannot be had of several texts, such as the option `alone`."""
         if self.batch is not None and (source.prompt is not None or source.file is not None):

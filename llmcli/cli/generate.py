@@ -78,7 +78,7 @@ def generate(
         batch.check_with(source, output, speed.named)
     texts = batch.read(source)
 
-    pipeline = machine.load(many_rows=several or speed.drafts)
+    pipeline = machine.load(texts=beam.beams or batch.together(len(texts)), drafts=speed.drafts)
     from llmcli.cli import present
 
     present.say_start(pipeline, machine.context_length, source, output)

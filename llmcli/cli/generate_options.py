@@ -151,9 +151,9 @@ class MachineOptions:
     dtype: DtypeOption = "auto"
     kv_dtype: KvDtypeOption = "auto"
 
-    def load(self, many_rows: bool = False) -> "Pipeline":
-        """The model, ready to run; torch is imported here. `many_rows`: whether a step decodes several tokens at once,
-        drafted ones or those of a batch."""
+    def load(self, *, texts: int = 1, drafts: bool = False) -> "Pipeline":
+        """The model, ready to run; torch is imported here. So many `texts` are decoded together, or one is with
+        `drafts`."""
         from llmcli.cli.loading import load
 
         return load(
@@ -162,7 +162,8 @@ class MachineOptions:
             dtype=self.dtype,
             threads=self.threads or usable_cores(),
             kv_dtype=self.kv_dtype,
-            many_rows=many_rows,
+            texts=texts,
+            drafts=drafts,
         )
 
 

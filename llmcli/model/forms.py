@@ -87,7 +87,7 @@ class Float32(Form):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.shape = weight.shape
         self.bytes = weight.numel() * 4
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.float(), _BLOCKED_FOR)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.float(), BLOCKED_FOR)
         self.packed = (self._weight,)
         self._bias = None if bias is None else bias.float()
 
@@ -104,7 +104,7 @@ class BFloat16(Form):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.bytes = weight.numel() * 2
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), _BLOCKED_FOR)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16(), BLOCKED_FOR)
         self.packed = (self._weight,)
         self._bias = None if bias is None else bias.bfloat16()
 
@@ -295,5 +295,5 @@ def _led_as(x: Tensor, y: Tensor) -> Tensor:
     return torch.unflatten(y, 0, x.shape[:-1])
 
 
-_BLOCKED_FOR = 32
+BLOCKED_FOR = 32
 """The number of rows that oneDNN is told to expect. A layout for one row is no faster there, and slower for more."""

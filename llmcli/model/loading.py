@@ -5,7 +5,7 @@ from pathlib import Path
 from llmcli.errors import UsageError
 from llmcli.model.checkpoint import load_model, load_packed
 from llmcli.model.header import quantized_dtype
-from llmcli.model.pack import PACKED16, auto_dtype
+from llmcli.model.pack import PACKED16, auto_dtype, int8_for
 from llmcli.model.quantized import load_quantized
 from llmcli.model.transformer import CausalLM
 
@@ -13,13 +13,14 @@ DTYPES = ("auto", "float32", "bfloat16", "float16", PACKED16, "int8", "int4", "s
 
 
 def load(
-    folder: Path, dtype: str, *, device: str = "cpu", packed: bool = True, many_rows: bool = False
+    folder: Path, dtype: str, *, device: str = "cpu", packed: bool = True, texts: int = 1, drafts: bool = False
 ) -> tuple[CausalLM, str, list[str]]:
     """The model, the dtype that `auto` and `stored` turned out to be, and what a user should know.
 
     `packed` holds the matrices in the form that a decode step reads fastest (`model.forms`); without, float32 is read
-    where it lies in the file, which starts sooner and is as good for one pass. `many_rows` tells `auto` that decode
-    steps have several rows. Off the CPU matrices are plain. Raises `ModelError`, `UsageError`.
+    where it lies in the file, which starts sooner and is as good for one pass. `texts` are decoded together, or one is
+    with `drafts`: what is fastest to read for a row need not be for several. Off the CPU matrices are plain. Raises
+    `ModelError`, `UsageError`.
     """
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is not known", f"use one of {', '.join(DTYPES)}")
@@ -30,12 +31,14 @@ def load(
             "add --device cpu, or choose another --dtype",
         )
     if small is not None:
-        model, notes = load_quantized(folder, dtype)
+        model, notes = load_quantized(
+            folder, int8_for(texts) if small == "int8" and dtype in ("auto", small) else dtype
+        )
         return model, small if dtype == "auto" else dtype, notes
     if dtype == "auto":
-        dtype = auto_dtype(device, many_rows)
+        dtype = auto_dtype(device, many_rows=drafts or texts > 1)
     if device != "cpu" or dtype == "stored" or (dtype == "float32" and not packed):
         model = load_model(folder, dtype=dtype, device=device)
         return model, str(model.norm.weight.dtype).removeprefix("torch."), []
-    model, notes = load_packed(folder, dtype)
+    model, notes = load_packed(folder, int8_for(texts) if dtype == "int8" else dtype)
     return model, dtype, notes

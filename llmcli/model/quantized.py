@@ -33,7 +33,18 @@ from llmcli.model.header import (
 )
 from llmcli.model.heap import Heap, trim
 from llmcli.model.mapped import MappedFile, assign, checked
-from llmcli.model.pack import PACKED16, Matrix, finish, form_of, hold, lacking, lacking_note, matrices, rounded
+from llmcli.model.pack import (
+    INT8_ROWS,
+    PACKED16,
+    Matrix,
+    finish,
+    form_of,
+    hold,
+    lacking,
+    lacking_note,
+    matrices,
+    rounded,
+)
 from llmcli.model.transformer import CausalLM
 
 
@@ -55,23 +66,23 @@ def small_tensors(model: CausalLM, dtype: str, done: Callable[[], None]) -> dict
 
 def load_quantized(folder: Path, dtype: str) -> tuple[CausalLM, list[str]]:
     """The model of a quantized folder, for the CPU. `dtype`: `auto` or the folder's own for the stored form, `PACKED16`
-    for float16 that is packed on the way, `float32` for the same numbers as plain float32 matrices. Raises
-    CheckpointError, ConfigError, UsageError."""
+    and `INT8_ROWS` for float16 and int8 that are held in another, `float32` for the same numbers as plain float32
+    matrices. Raises CheckpointError, ConfigError, UsageError."""
     stored_as = quantized_dtype(folder)
-    packed16 = dtype == PACKED16 and stored_as == "float16"
-    if dtype not in ("auto", "float32", stored_as) and not packed16:
+    otherwise = (dtype, stored_as) in ((PACKED16, "float16"), (INT8_ROWS, "int8"))
+    if dtype not in ("auto", "float32", stored_as) and not otherwise:
         raise UsageError(
             f"--dtype {dtype}: the weights of {folder} are stored in {stored_as}",
             f"choose auto, {stored_as} or float32, or the model that it was made from",
         )
     reader = _Reader(folder)
-    held_as = PACKED16 if packed16 else stored_as or ""
+    held_as = dtype if otherwise else stored_as or ""
     missing = lacking(held_as) is not None
     notes = [lacking_note(held_as)] if missing else []
     plain = dtype == "float32" or missing
     heap = Heap()
     for matrix in matrices(reader.model):
-        form = form_of(reader.parts(matrix), matrix.target.out_features, packed16=packed16 and not missing)
+        form = form_of(reader.parts(matrix), matrix.target.out_features, "" if missing else held_as)
         hold(matrix, form)
         if plain:
             matrix.target.hold(None)

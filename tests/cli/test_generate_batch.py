@@ -283,3 +283,30 @@ def test_an_interrupt_keeps_what_was_finished(generate, monkeypatch, tmp_path, f
         lines = [json.loads(line) for line in out.splitlines()]
         assert [each["index"] for each in lines if each["finish_reason"]] == [1]
         assert len(lines) == (1 if form == "--jsonl" else 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "texts", "drafts"),
+    [
+        (("ab",), 1, False),
+        (("ab", "--draft", "lookup"), 1, False),
+        (("ab", "--draft-model", "FOLDER"), 1, True),
+        (("ab", "--num-samples", 9), 9, False),
+        (("ab", "--num-samples", 9, "--batch-size", 4), 4, False),
+        (("ab", "--num-samples", 100), 32, False),
+        (("ab", "--beams", 5), 5, False),
+        (("ab", "--beams", 5, "--num-samples", 2), 5, False),
+        (("--batch", "-"), 2, False),
+        (("--batch", "-", "--num-samples", 3), 6, False),
+    ],
+)
+def test_the_model_is_held_for_the_texts_that_are_decoded_together(
+    arguments, texts, drafts, generate, folder, monkeypatch
+):
+    from llmcli.pipeline import Pipeline
+
+    asked, plain = [], Pipeline.load
+    monkeypatch.setattr(Pipeline, "load", lambda *given, **how: asked.append(how) or plain(*given, **how))
+    given = [folder if each == "FOLDER" else each for each in arguments]
+    assert generate(*given, "-n", 1, stdin=b"ab\ncd\n")[0] == 0
+    assert (asked[0]["texts"], asked[0]["drafts"]) == (texts, drafts)

@@ -68,21 +68,21 @@ def test_a_folder_in_float16_can_be_packed(pairs: Pairs, tmp_path: Path) -> None
     torch.testing.assert_close(named(ids), stored(ids), rtol=0.1, atol=0.1 * float(stored(ids).abs().max()))
 
 
-@pytest.mark.parametrize("many_rows", [False, True])
+@pytest.mark.parametrize(("texts", "drafts"), [(1, False), (1, True), (8, False)])
 @pytest.mark.parametrize(
     ("small", "dtype"),
     [(False, each) for each in DTYPES if each != "stored"]  # which views ask for, and nobody again
     + [(True, each) for each in ("auto", "float32", "float16", PACKED16)],
 )
 def test_the_dtype_that_is_told_makes_the_same_model_again(
-    pairs: Pairs, tmp_path: Path, small: bool, dtype: str, many_rows: bool
+    pairs: Pairs, tmp_path: Path, small: bool, dtype: str, texts: int, drafts: bool
 ) -> None:
     """A recorded run is replayed by it, and a draft model loaded."""
     folder = pairs("llama").folder
     if small:
         quantize(folder, tmp_path / "small", "float16")
         folder = tmp_path / "small"
-    first, told, _ = load(folder, dtype, many_rows=many_rows)
+    first, told, _ = load(folder, dtype, texts=texts, drafts=drafts)
     second, told_again, _ = load(folder, told)
     assert told == told_again
     for one, other in zip(linears(first), linears(second), strict=True):

@@ -14,6 +14,7 @@ from llmcli.generation import decode_step, prefill
 from llmcli.model import traced
 from llmcli.model.cache import KVCache
 from llmcli.model.checkpoint import load_model
+from llmcli.model.int8_rows import Int8Rows
 from llmcli.model.loading import load
 from llmcli.model.processor import fast_bfloat16
 from llmcli.model.recorder import Recorder
@@ -116,6 +117,16 @@ def test_every_dtype(name: str, dtype: str, amx: bool, pairs: Pairs, monkeypatch
     rounded = fast_bfloat16() and cast(Block, model.blocks[0]).attention.o.rounds
     stored = torch.bfloat16 if rounded else torch.float32
     assert kinds(model) == {(stored, False, False), (stored, True, True)}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_many_texts_in_int8(name: str, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("pack", "attend"):
+        monkeypatch.setattr(f"llmcli.model.{part}.tiles", lambda: True)
+    model, _, _ = load(pairs(name).folder, "int8", texts=9)
+    assert isinstance(model.lm_head.form, Int8Rows)
+    same(model, lambda model: decoded_rows(model, UNEVEN, [3] * 6 + [1] * 4))
+    assert len(kinds(model)) == 2
 
 
 def test_keys_in_16_bits_and_a_cache_that_grows(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
