@@ -25,12 +25,15 @@ def read_as(kept: Tensor, queries: int, dtype: torch.dtype, *, rounded: bool) ->
     in turn, float32 takes 238, and 16-bit keys read as float32 take 210: half the memory, hardly faster. That is an AMD
     EPYC (Zen 4). On an Intel Xeon with AMX, 12 layers in turn against 900 keys: float32 253, bfloat16 136 (9 heads on
     3: 165 and 105; against 50 keys 21 and 32). So where activations are `rounded` to 16 bits or fewer anyway, keys in
-    bfloat16 are read as they are with AMX, and by one query wherever products in bfloat16 are fast, see `_one_each`.
+    bfloat16 are read as they are with AMX, and by one query of several texts wherever products in it are fast, see
+    `_one_each`. Not of one text: oneDNN makes a kernel for each length, which takes 1.4 to 1.9 milliseconds.
     """
     if kept.device.type != "cpu":
         return dtype
-    as_they_are = rounded and kept.dtype == torch.bfloat16 and (tiles() or (queries == 1 and fast_bfloat16()))
-    return torch.bfloat16 if as_they_are else torch.float32
+    if not rounded or kept.dtype != torch.bfloat16:
+        return torch.float32
+    products = fast_bfloat16() and bool(queries == 1) and bool(kept.shape[0] > 1)
+    return torch.bfloat16 if products or tiles() else torch.float32
 
 
 def attention_scores(q: Tensor, k: Tensor, scale: float, softcap: float) -> Tensor:

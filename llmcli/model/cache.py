@@ -22,8 +22,6 @@ KV_DTYPES: dict[str, torch.dtype | None] = {
     "float16": torch.float16,
 }
 _CHUNK = 256
-_SHORT = 512
-"""A text of more tokens is long: reading its keys takes a share of a step that counts."""
 
 
 def kv_dtype_name(dtype: torch.dtype | None) -> str:
@@ -149,24 +147,16 @@ class Room:
     head_dim): a step finds the slots of all of them at once. Grown by doubling, so that an append is amortised O(1).
     With a window only the keys are kept that a later query can still see.
 
-    `dtype` is that of the kept keys and values; None: `long` for a text of more than 512 tokens, where that is given,
-    and else what `kept_as` says.
+    `dtype` is that of the kept keys and values; None: `kept_as` says it.
     """
 
-    def __init__(
-        self,
-        window: int | None,
-        dtype: torch.dtype | None = None,
-        layers: int = 1,
-        long: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, window: int | None, dtype: torch.dtype | None = None, layers: int = 1) -> None:
         self.window = window
         self.used = 0
         self.bounds = (0, 0)
         """Of the pass that came last: the first slot that its queries may see, and the end of its own tokens."""
         self.buffers: list[Tensor] = []
         self._dtype = dtype
-        self._long = long
         self._layers = layers
 
     def advance(self, new: int, like: Tensor | None = None) -> tuple[int, int]:
@@ -194,16 +184,12 @@ class Room:
             return
         batch, heads, _, width = like.shape
         size = -(-max(tokens, 2 * capacity) // _CHUNK) * _CHUNK
-        dtype = self.dtype_of(size, like)
+        dtype = self.buffers[0].dtype if self.buffers else self._dtype or kept_as(like)
         for i in range(2):
             grown = torch.empty(self._layers, batch, heads, size, width, dtype=dtype, device=like.device)
             if len(self.buffers) > i:
                 grown[..., : self.used, :] = self.buffers[i][..., : self.used, :]
             self.buffers[i : i + 1] = [grown]
-
-    def dtype_of(self, tokens: int, like: Tensor) -> torch.dtype:
-        """What keys and values `like` these are kept in where there are so many."""
-        return self._dtype or (self._long if tokens > _SHORT else None) or kept_as(like)
 
     @property
     def _capacity(self) -> int:
@@ -253,12 +239,13 @@ class LayerCache:
 
 
 class KVCache:
-    """One `LayerCache` a layer, and the number of tokens seen so far. `dtype` and `long` as in `Room`."""
+    """One `LayerCache` a layer, and the number of tokens seen so far. `dtype` as in `Room`."""
 
-    def __init__(self, config: ModelConfig, dtype: torch.dtype | None = None, long: torch.dtype | None = None) -> None:
+    def __init__(self, config: ModelConfig, dtype: torch.dtype | None = None) -> None:
         windows = [config.window(i) for i in range(config.num_layers)]
         kinds = list(dict.fromkeys(windows))
-        self._rooms = [Room(window, dtype, windows.count(window), long) for window in kinds]
+        self._rooms = [Room(window, dtype, windows.count(window)) for window in kinds]
+        self.dtype = dtype
         self._places = [(kinds.index(window), windows[:i].count(window)) for i, window in enumerate(windows)]
         self.layers = [LayerCache(self._rooms[room], place) for room, place in self._places]
         self.length = 0
@@ -270,10 +257,6 @@ class KVCache:
         self.length += count
         positions = torch.arange(self.length - count, self.length)
         return TextStep(positions, list(keys), list(values), slots, self._places)
-
-    def dtype_of(self, tokens: int, like: Tensor) -> torch.dtype:
-        """What keys and values `like` these are kept in where there are so many."""
-        return self._rooms[0].dtype_of(tokens, like)
 
     @property
     def allocated_bytes(self) -> int:

@@ -66,23 +66,6 @@ def test_the_prediction_is_exact_whatever_the_weights_and_the_cache_are_kept_in(
     assert report.full_context == 128 * report.bytes_per_token
 
 
-def test_the_prediction_is_exact_for_a_text_that_grows_long(monkeypatch):
-    """Past some length its keys are kept in 16 bits: see `CausalLM.new_cache`."""
-    for name, value in (("tiles", lambda: False), ("fast_bfloat16", lambda: True)):
-        monkeypatch.setattr(f"llmcli.model.transformer.{name}", value)
-    monkeypatch.setattr("llmcli.model.cache._CHUNK", 8)
-    monkeypatch.setattr("llmcli.model.cache._SHORT", 16)
-    pipeline = Pipeline.load(pair("gpt2").folder, dtype="int8", packed=False)
-    config = pipeline.model.config
-    report = cache_report(pipeline, some_ids(14), max_tokens=5)
-    each = 2 * config.num_layers * config.num_kv_heads * config.head_dim
-    assert [step.predicted // each for step in report.steps] == [4 * 14, 4 * 15, 4 * 16, 2 * 17, 2 * 18]
-    assert [step.allocated // each for step in report.steps] == [4 * 16] * 3 + [2 * 32] * 2
-    assert (report.kv_dtype, report.bytes_per_token) == ("bfloat16", 2 * each)
-    assert cache_report(pipeline, some_ids(8), max_tokens=2).kv_dtype == "float32"
-    assert report.full_context == 2 * each * config.context_length
-
-
 def report_of_untraced_steps(monkeypatch, append, max_tokens):
     """The report where a layer takes in keys and values as `append` does."""
     pipeline = pair("llama").pipeline

@@ -152,9 +152,10 @@ def test_what_keys_are_read_as(amx: bool, products: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr(attend, "fast_bfloat16", lambda: products)
     for kept in (torch.float32, torch.bfloat16, torch.float16):
         for rounded in (False, True):
-            for queries in (1, 2):
-                given = torch.zeros(1, 2, 9, 4, dtype=kept)
-                half = kept == torch.bfloat16 and rounded and (amx or (products and queries == 1))
+            for texts, queries in ((1, 1), (1, 2), (3, 1), (3, 2)):
+                given = torch.zeros(texts, 2, 9, 4, dtype=kept)
+                several = products and queries == 1 and texts > 1
+                half = kept == torch.bfloat16 and rounded and (amx or several)
                 found = attend.read_as(given, queries, torch.bfloat16, rounded=rounded)
                 assert found == (torch.bfloat16 if half else torch.float32)
                 # On another device, in what the model computes in.

@@ -1,7 +1,6 @@
 """The KV cache: how it grows, goes back, and in which number format it keeps things."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -132,20 +131,6 @@ def test_keys_are_kept_as_asked_for(name: str, computed: torch.dtype) -> None:
     assert torch.equal(keys, given.to(stored))
 
 
-def test_a_long_text_may_be_kept_in_another_format() -> None:
-    cache = LayerCache(Room(None, long=torch.bfloat16))
-    like = torch.zeros(1, 2, 1, 4)
-    for count, total in ((200, 200), (312, 512), (1, 513), (600, 1113)):
-        keys, values = appended(cache, count, total - count)
-        half = total > 512
-        assert keys.dtype == values.dtype == (torch.bfloat16 if half else torch.float32)
-        assert keys.dtype == Room(None, long=torch.bfloat16).dtype_of(total, like)
-        expected = torch.arange(total, dtype=torch.float32)
-        assert torch.equal(keys[0, 0, :, 0], expected.bfloat16() if half else expected)
-    for asked in (torch.float32, torch.float16):
-        assert Room(None, asked, long=torch.bfloat16).dtype_of(10**6, like) == asked
-
-
 @needs_bfloat16
 @pytest.mark.parametrize("amx", [False, True], ids=["", "amx"])
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2-caps", "gemma3"])
@@ -155,21 +140,10 @@ def test_which_models_keep_keys_in_bfloat16(
     monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: amx)
     for dtype in ("float32", "auto", "float16", "float16-packed", "bfloat16", "int8", "int4"):
         model, _, _ = load(pairs(name).folder, dtype)
-        kept = [model.new_cache().dtype_of(tokens, torch.zeros(1)) == torch.bfloat16 for tokens in (512, 513)]
         rounded = dtype in ("bfloat16", "int8", "int4") and name != "gemma2-caps"
-        assert kept == ([rounded, rounded] if amx else [False, rounded and name == "gpt2"]), dtype
+        assert model.new_cache().dtype == (torch.bfloat16 if amx and rounded else None), dtype
         model.kv_dtype = torch.float32
-        assert model.new_cache().dtype_of(513, torch.zeros(1)) == torch.float32
-
-
-@needs_bfloat16
-def test_where_layers_slide_all_keys_are_kept_alike(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of a sliding layer may never be many, and a cache has one number format."""
-    monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: False)
-    model, _, _ = load(pairs("gpt2").folder, "int8")
-    assert model.new_cache().dtype_of(513, torch.zeros(1)) == torch.bfloat16
-    model.config = replace(model.config, sliding_window=9, layer_types=("sliding_attention",) * model.config.num_layers)
-    assert model.new_cache().dtype_of(513, torch.zeros(1)) == torch.float32
+        assert model.new_cache().dtype == torch.float32
 
 
 @torch.inference_mode()
@@ -193,12 +167,10 @@ def test_a_cache_of_16_bits_changes_little(pairs: Pairs, name: str) -> None:
 def test_keys_in_bfloat16_show_weights_in_float32(
     pairs: Pairs, name: str, dtype: str, amx: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With AMX the keys of models whose activations are rounded anyway are read in bfloat16; without, the same is
-    computed by products, so that both can be seen on any machine."""
-    monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: True)
-    monkeypatch.setattr("llmcli.model.attend.tiles", lambda: amx)
-    for part in ("transformer", "attend"):
-        monkeypatch.setattr(f"llmcli.model.{part}.fast_bfloat16", lambda: True)
+    """With AMX the keys of models whose activations are rounded anyway are read as they are kept; without, they would
+    be read in float32."""
+    for name_of, value in (("transformer.tiles", True), ("transformer.fast_bfloat16", True), ("attend.tiles", amx)):
+        monkeypatch.setattr(f"llmcli.model.{name_of}", lambda value=value: value)
     model, _, _ = load(pairs(name).folder, dtype)
     ids, cache = text(40), model.new_cache()
     model(ids[:, :39], cache)
@@ -208,7 +180,8 @@ def test_keys_in_bfloat16_show_weights_in_float32(
     keys, values = (kept.float() for kept in cache.layers[1].kept())
     assert cache.layers[1].kept()[0].dtype == torch.bfloat16
     group = len(heads) // keys.shape[1]
-    q = recorder["rotated_query", 1].bfloat16().float()
+    q = recorder["rotated_query", 1]
+    q = q.bfloat16().float() if amx else q
     scores = torch.stack([q[0, h] @ keys[0, h // group].T for h in heads])[None] * model.config.scale(1)
     assert_close(recorder["scores", 1], scores, 1e-6)
     assert recorder["weights", 1].dtype == torch.float32

@@ -24,7 +24,6 @@ from .conftest import Pair, text
 from .variants import VARIANTS
 
 Pairs = Callable[[str], Pair]
-needs_bfloat16 = pytest.mark.skipif(not fast_bfloat16(), reason="this processor has no fast products in bfloat16")
 VARYING = {name for name in VARIANTS if "dynamic" in name or "longrope" in name}
 
 
@@ -135,21 +134,6 @@ def test_keys_in_16_bits_and_a_cache_that_grows(pairs: Pairs, monkeypatch: pytes
     same(model, lambda model: decoded(model, ids_of(40), 5, KVCache(model.config, torch.bfloat16)))
     decoded(model, ids_of(9), 4)
     assert kinds(model) == {((torch.bfloat16,), False), (PLAIN, False)}
-
-
-@needs_bfloat16
-@pytest.mark.parametrize("dtype", ["int8", "int4", "bfloat16"])
-def test_a_text_that_grows_long(dtype: str, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its keys are kept in 16 bits from some length on, and its steps are of another kind then."""
-    monkeypatch.setattr("llmcli.model.cache._CHUNK", 8)
-    monkeypatch.setattr("llmcli.model.cache._SHORT", 16)
-    for part in ("transformer", "attend"):
-        monkeypatch.setattr(f"llmcli.model.{part}.tiles", lambda: False)
-    model, _, _ = load(pairs("gpt2").folder, dtype)
-    same(model, lambda model: decoded(model, ids_of(40), 5))
-    assert kinds(model) == {(PLAIN, False), ((torch.bfloat16,), False)}
-    same(model, checked)
-    assert kinds(model) == {(PLAIN, True), ((torch.bfloat16,), True)}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
