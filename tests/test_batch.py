@@ -263,8 +263,8 @@ def test_rows_are_kept_in_16_bits_where_activations_are_rounded_anyway():
 
 @needs_bfloat16
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_rows_in_16_bits_are_near_those_in_float32(name, dtype):
+@pytest.mark.parametrize(("dtype", "limit"), [("bfloat16", 0.03), ("int8", 0.04)])
+def test_rows_in_16_bits_are_near_those_in_float32(name, dtype, limit):
     model, _, _ = load(pair(name).folder, dtype)
     found = {}
     for kv_dtype in (torch.float32, None):
@@ -274,4 +274,4 @@ def test_rows_in_16_bits_are_near_those_in_float32(name, dtype):
         steps = [decode_rows(model, rows, some_ids(3, step)) for step in range(9)]
         found[kv_dtype] = torch.cat(steps)
     error = (found[None] - found[torch.float32]).norm() / found[torch.float32].norm()
-    assert 0 < float(error) < 0.04
+    assert 0 < float(error) < limit

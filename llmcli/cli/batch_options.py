@@ -77,9 +77,13 @@ class BatchOptions:
         """Whether there may be more than one text, so that texts are told apart."""
         return self.batch is not None or self.num_samples is not None or self.null
 
+    @property
+    def _size(self) -> int:
+        return self.batch_size or DEFAULT_BATCH_SIZE
+
     def together(self, prompts: int) -> int:
         """How many texts are decoded together, at most."""
-        return min(self.batch_size or DEFAULT_BATCH_SIZE, prompts * (self.num_samples or 1))
+        return min(self._size, prompts * (self.num_samples or 1))
 
     def check_with(self, source: PromptOptions, output: OutputOptions, alone: str | None) -> None:
         """Raises `UsageError` for what cannot be had of several texts, such as the option `alone`."""
@@ -121,7 +125,7 @@ class BatchOptions:
             pipeline,
             list(self._prompts(pipeline, texts, source)),
             num_samples=self.num_samples or 1,
-            batch_size=self.batch_size or DEFAULT_BATCH_SIZE,
+            batch_size=self._size,
             truncate=source.truncate,
             name=self.name,
             **asked,

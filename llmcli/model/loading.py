@@ -5,7 +5,7 @@ from pathlib import Path
 from llmcli.errors import UsageError
 from llmcli.model.checkpoint import load_model, load_packed
 from llmcli.model.header import quantized_dtype
-from llmcli.model.pack import PACKED16, auto_dtype, int8_for
+from llmcli.model.pack import PACKED16, auto_dtype, held_for
 from llmcli.model.quantized import load_quantized
 from llmcli.model.transformer import CausalLM
 
@@ -31,14 +31,13 @@ def load(
             "add --device cpu, or choose another --dtype",
         )
     if small is not None:
-        model, notes = load_quantized(
-            folder, int8_for(texts) if small == "int8" and dtype in ("auto", small) else dtype
-        )
-        return model, small if dtype == "auto" else dtype, notes
+        dtype = small if dtype == "auto" else dtype
+        model, notes = load_quantized(folder, held_for(dtype, texts))
+        return model, dtype, notes
     if dtype == "auto":
         dtype = auto_dtype(device, many_rows=drafts or texts > 1)
     if device != "cpu" or dtype == "stored" or (dtype == "float32" and not packed):
         model = load_model(folder, dtype=dtype, device=device)
         return model, str(model.norm.weight.dtype).removeprefix("torch."), []
-    model, notes = load_packed(folder, int8_for(texts) if dtype == "int8" else dtype)
+    model, notes = load_packed(folder, held_for(dtype, texts))
     return model, dtype, notes

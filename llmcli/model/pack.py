@@ -190,6 +190,8 @@ def lacking(dtype: str) -> str | None:
     if dtype in ("int8", PACKED16):
         there = dtype == PACKED16 or hasattr(torch, "_make_per_channel_quantized_tensor")
         return None if there and "fbgemm" in torch.backends.quantized.supported_engines else "fbgemm"
+    if dtype == INT8_ROWS:
+        return None if hasattr(torch.ops.onednn, "qlinear_prepack") else "oneDNN's int8 product"
     if dtype == "int4":
         return None if hasattr(torch.ops.aten, "_weight_int4pack_mm_for_cpu") else "the int4 product"
     return None
@@ -213,10 +215,10 @@ def auto_dtype(device: str, many_rows: bool) -> str:
     return "float16" if bfloat16 and torch.cpu._is_avx512_supported() else "float32"
 
 
-def int8_for(texts: int) -> str:
-    """How int8 is held for so many texts that are decoded together."""
-    rows = texts > _FEW and tiles() and hasattr(torch.ops.onednn, "qlinear_prepack")
-    return INT8_ROWS if rows else "int8"
+def held_for(dtype: str, texts: int) -> str:
+    """How the matrices of a dtype are held for so many texts that are decoded together."""
+    rows = dtype == "int8" and texts > _FEW and tiles() and lacking(INT8_ROWS) is None
+    return INT8_ROWS if rows else dtype
 
 
 def channel_sizes(weight: Tensor, norm: nn.Module | None) -> Tensor | None:

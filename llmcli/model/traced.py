@@ -63,10 +63,11 @@ class TracedSteps:
         if self._counts[counted] <= self.patience:
             return None
         step = cache if isinstance(cache, RowsStep) else cast(KVCache, cache).step(ids.shape[1])
+        kind = step.kind
         with optimized_execution(False):  # looking for what could be fused takes long and finds nothing
-            if step.kind not in self.graphs:
-                self.graphs[step.kind] = _traced(self._model, ids, step)
-            return self.graphs[step.kind](ids, *step.tensors)
+            if kind not in self.graphs:
+                self.graphs[kind] = _traced(self._model, ids, step)
+            return self.graphs[kind](ids, *step.tensors)
 
     def _traceable(self, ids: Tensor, cache: Store | None) -> bool:
         """Whether a graph can compute such passes."""
