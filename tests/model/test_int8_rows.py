@@ -46,8 +46,9 @@ def test_it_is_the_product_of_the_rounded_numbers(rows: int, uneven: bool, biase
     rounded, scales = quantize_int8(weight, channels)
     found = Int8Rows(rounded, scales, bias if biased else None, channels)(x)
     activations = x.double() / sizes if uneven else x.double()
-    size = activations.abs().amax(1, keepdim=True) / 127
-    exact = (activations / size).round() * size @ (rounded * scales[:, None].double()).T
+    least = activations.amin(1, keepdim=True)
+    size = (activations.amax(1, keepdim=True) - least) / 255
+    exact = (((activations - least) / size).round() * size + least) @ (rounded * scales[:, None].double()).T
     exact += bias if biased else 0.0
     # What lies between two integers may be rounded to either: one step of one activation.
     step = (size * (rounded.abs().amax(1) * scales)[None]).float()
