@@ -101,6 +101,11 @@ def one_pass(folder: Path, dtype: str, kind: str) -> tuple[Any, Callable[[], Non
     return model, step
 
 
+def asked(kind: str) -> tuple[int, ...]:
+    """What a contender is asked for such a pass."""
+    return (PROMPT,) if kind == "prefill" else (CONTEXT, 8)
+
+
 def from_python(model: Any, work: Callable[[], None]) -> Callable[[], None]:
     """The pass as it is before its steps are traced."""
 
@@ -187,7 +192,6 @@ def floor(folder: Path, dtype: str, kind: str, rounds: int) -> Floor:
     from llmcli.inspect.bench import matrix_bytes
 
     base = Remote("Transformers", folder, "float32")
-    asked = (PROMPT,) if kind == "prefill" else (CONTEXT, 8)
     model, work = one_pass(folder, dtype, kind)
     plain = from_python(model, work)
     with Recording() as recording:
@@ -199,7 +203,7 @@ def floor(folder: Path, dtype: str, kind: str, rounds: int) -> Floor:
     runs = [work, plain, multiplied, lambda: void((multiplied(), attended())), lambda: void(buffer.sum())]
     figures: list[list[float]] = [[] for _ in range(1 + len(runs))]
     for _ in range(rounds):
-        figures[0].append(median(base.ask(kind, *asked)))
+        figures[0].append(median(base.ask(kind, *asked(kind))))
         for figure, run in zip(figures[1:], runs, strict=True):
             figure.append(seconds(run, 2 if kind == "prefill" else 8))
     base.end()

@@ -2,7 +2,9 @@
 
 On a CPU, PyTorch's own kernel is best for few queries. For many it takes as long in bfloat16 as in float32: 512 queries
 against as many keys, 12 heads of 64 channels, 2 threads: 5.8 milliseconds, and 2.9 in blocks of products in bfloat16.
-With the gradient, 16 rows of 256 tokens, 6 heads on 2, 1 thread: 86 milliseconds and 38.
+With the gradient, 16 rows of 256 tokens, 6 heads on 2, 1 thread: 86 milliseconds and 38. That is an AMD EPYC (Zen 4).
+With AMX, 2 cores of an Intel Xeon (Sapphire Rapids), the kernel takes 2.3 milliseconds in bfloat16 and 4.6 in float32,
+and blocks 3.7 (2,048 queries, 9 heads on 3: 14, 34 and 29); with the gradient, as above, 75 and blocks 42.
 """
 
 import torch
@@ -85,7 +87,9 @@ def attend(
     if softcap:
         return _softcapped(q, k, v, mask, scale, softcap)
     if mask is None and queries >= _BLOCK and q.device.type == "cpu" and (rounded or _autocast()) and fast_bfloat16():
-        return _blocks(q, k, v, scale)
+        if torch.is_grad_enabled() or not tiles():
+            return _blocks(q, k, v, scale)
+        q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
     if queries == 1 and q.device.type == "cpu" and _slow_for_one(q, k):
         return _one_each(q, k, v, None if mask is None else added_mask(mask), scale)
     mask = as_dtype(mask, q.dtype) if mask is not None and mask.is_floating_point() else mask

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llmcli.model.activations import ACTIVATIONS, ONEDNN
-from llmcli.model.cast import as_dtype
+from llmcli.model.cast import as_dtype, half_to_bfloat16
 from llmcli.model.int4 import INT4_BLOCK, dequantize, for_kernel, is_for_kernel
-from llmcli.model.processor import fast_bfloat16, tiles
+from llmcli.model.processor import fast_bfloat16, fast_float16, tiles
 from llmcli.model.rounding import TINY
 from llmcli.model.scripted import scripted
 
@@ -27,8 +27,6 @@ _SCRATCH = 1 << 22
 until it is read."""
 _PART = 1 << 23
 """Elements that fbgemm packs at a time."""
-_CACHED = 1 << 18
-"""Elements that are converted at a time."""
 _MANY = 256
 """Rows that int4's kernel would take longer for than it takes to make a matrix in bfloat16 and multiply by that."""
 
@@ -155,22 +153,14 @@ class Float16(Form):
     def activated(self, x: Tensor, activation: str) -> Tensor:
         if x.numel() == x.shape[-1] or self._weight.numel() > _SCRATCH or activation not in ONEDNN:
             return super().activated(x, activation)
-        return onednn_product(x.bfloat16(), self._converted(self._weight), self._bias16, *ONEDNN[activation])
+        return onednn_product(x.bfloat16(), half_to_bfloat16(self._weight), self._bias16, *ONEDNN[activation])
 
     def _many(self, x: Tensor) -> Tensor:
         rows = max(1, _SCRATCH // self._weight.shape[1])
-        parts = [F.linear(x, self._converted(part)) for part in torch.split(self._weight, rows)]
+        product = onednn_product if fast_float16() else F.linear
+        parts = [product(x, half_to_bfloat16(part), None) for part in torch.split(self._weight, rows)]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return y if self._bias16 is None else y + self._bias16
-
-    def _converted(self, weight: Tensor) -> Tensor:
-        """Some rows of the matrix in bfloat16, by way of float32, for which there are vector instructions both ways:
-        six times faster than at once. A little at a time, so that the way stays in the cache."""
-        whole = torch.empty(weight.shape, dtype=torch.bfloat16)
-        rows = max(1, _CACHED // weight.shape[1])
-        for part, target in zip(torch.split(weight, rows), torch.split(whole, rows), strict=True):
-            target.copy_(part.float())
-        return whole
 
     def dense(self) -> Tensor:
         return self._weight.float()

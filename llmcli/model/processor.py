@@ -12,6 +12,13 @@ def fast_bfloat16() -> bool:
 
 
 @cache
+def fast_float16() -> bool:
+    """Whether oneDNN computes in float16 and converts from it (AVX-512 FP16)."""
+    operator = getattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", None)
+    return operator is not None and bool(operator())
+
+
+@cache
 def tiles() -> bool:
     """Whether there are instructions for products of whole tiles of bfloat16 (AMX)."""
     return torch.cpu._is_amx_tile_supported()

@@ -16,15 +16,18 @@ needs_bfloat16 = pytest.mark.skipif(not fast_bfloat16(), reason="this processor 
 @needs_bfloat16
 @pytest.mark.parametrize("queries", [128, 129, 300])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("amx", [False, True])
 @torch.inference_mode()
-def test_blocks_in_bfloat16(monkeypatch: pytest.MonkeyPatch, queries: int, kv_heads: int) -> None:
+def test_many_queries_in_bfloat16(monkeypatch: pytest.MonkeyPatch, queries: int, kv_heads: int, amx: bool) -> None:
+    monkeypatch.setattr(attend, "tiles", lambda: amx)
     generator = torch.Generator().manual_seed(queries)
     q = torch.randn(2, 4, queries, 32, generator=generator)
     k, v = (torch.randn(2, kv_heads, queries, 32, generator=generator) for _ in range(2))
     wanted = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True)
-    monkeypatch.setattr(F, "scaled_dot_product_attention", None)
+    monkeypatch.setattr(attend if amx else F, "_blocks" if amx else "scaled_dot_product_attention", None)
     found = attend.attend(q, k, v, None, scale=0.3, softcap=0.0, rounded=True)
     assert found.shape == wanted.shape
+    assert found.dtype == torch.bfloat16
     assert float((found.float() - wanted).norm() / wanted.norm()) < 1e-2
     # What stands behind a query is not seen at all.
     v[:, :, -1] = 1e4

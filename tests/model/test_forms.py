@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llmcli.model import forms, pack
+from llmcli.model import cast, forms, pack
 from llmcli.model.activations import ACTIVATIONS
 from llmcli.model.checkpoint import load_model, load_packed
 from llmcli.model.linear import Linear
-from llmcli.model.processor import tiles
+from llmcli.model.processor import fast_float16
 from llmcli.model.transformer import CausalLM
 from llmcli.resolve import resolve
 from llmcli.tokenizer import Tokenizer
@@ -23,8 +23,6 @@ from .folders import copy_folder, edit_tensors
 from .variants import VARIANTS
 
 Pairs = Callable[[str], Pair]
-NO_TILES = "this processor has no tiles, and multiplies int8 by a slow reference"
-needs_tiles = pytest.mark.skipif(not tiles(), reason=NO_TILES)
 
 pytestmark = pytest.mark.skipif(
     any(pack.lacking(dtype) for dtype in ("float32", "bfloat16", "float16-packed", "int8", "int4")),
@@ -205,8 +203,6 @@ LIMITS = {"float16": 0.1, "float16-packed": 0.1, "bfloat16": 0.1, "int8": 0.5, "
 )
 @torch.inference_mode()
 def test_bits_per_byte(shared: Path, passages: list[str], name: str, dtype: str, by_steps: bool) -> None:
-    if dtype == "int8-rows" and not tiles():
-        pytest.skip(NO_TILES)
     folder = real(name, shared)
     tokenizer = Tokenizer.from_folder(folder)
     texts = passages[:2] if by_steps else passages
@@ -243,7 +239,7 @@ def with_outliers(folder: Path, target: Path, factor: float) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by_steps", [False, True])
-@pytest.mark.parametrize("dtype", ["int8", pytest.param("int8-rows", marks=needs_tiles)])
+@pytest.mark.parametrize("dtype", ["int8", "int8-rows"])
 @torch.inference_mode()
 def test_int8_survives_channels_with_huge_activations(
     passages: list[str], tmp_path: Path, dtype: str, by_steps: bool, monkeypatch: pytest.MonkeyPatch
@@ -300,3 +296,15 @@ def test_what_a_build_lacks_is_said_and_computed_plainly(pairs: Pairs, monkeypat
     assert len(notes) == 1
     assert "int8" in notes[0]
     assert_close(model(ids), pair.ours(ids), 1e-5)
+
+
+@pytest.mark.parametrize("by_onednn", [False, True])
+@torch.inference_mode()
+def test_float16_becomes_bfloat16_either_way(monkeypatch: pytest.MonkeyPatch, by_onednn: bool) -> None:
+    if by_onednn and not fast_float16():
+        pytest.skip("oneDNN has no instructions for float16 here")
+    monkeypatch.setattr(cast, "fast_float16", lambda: by_onednn)
+    weight = torch.randn(700, 600, generator=torch.Generator().manual_seed(1)).half()
+    found = cast.half_to_bfloat16(weight)
+    assert found.is_mkldnn == by_onednn
+    assert torch.equal(found.to_dense() if by_onednn else found, weight.double().bfloat16())
