@@ -19,8 +19,8 @@ class Int8Rows(Form):
 
     2 cores of an Intel Xeon (Sapphire Rapids), all products of a step in milliseconds, fbgemm's and oneDNN's, of GPT-2
     124M: one row 9.7 and 12.8, 8 rows 13.5 and 11.5, 32 rows 21.8 and 12.9; of SmolLM2-135M: 14.3 and 23.4, 19.6 and
-    20.6, 31.5 and 22.5. Of 32 rows what rounds them and scales the results adds 2 and 3, and a largest value for each
-    row with numbers from -127 to 127, seven small operators, 4 and 6.
+    20.6, 31.5 and 22.5. Of 32 rows what rounds them and scales the results adds 2 and 3, and where a largest
+    value for each row gives numbers from -127 to 127, by seven small operators, 3 and 5.
     """
 
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None, channels: Tensor | None = None) -> None:
