@@ -51,33 +51,41 @@ def installed(package: str) -> bool:
     return True
 
 
-def measure(who: Who, folder: Path, rounds: int, method: str, *given: int) -> Figures:
-    """name -> seconds, one a round: of a method of each contender; the median where it gives several."""
+def measure(who: Who, folder: Path, rounds: int, *asked: tuple[str, *tuple[int, ...]]) -> list[Figures]:
+    """name -> seconds, one a round: of each contender, for each method and what it is given; the median where it gives
+    several. What is asked comes in turns as well, so that one may be set beside another."""
     everyone: dict[str, Remote] = {}
     for name, (kind, dtype) in who.items():
         try:
             everyone[name] = Remote(kind, folder, dtype)
         except EOFError:
             print(f"not compared, since it does not start: {name}", file=sys.stderr)
-    figures: Figures = {name: [] for name in everyone}
+    figures: list[Figures] = [{name: [] for name in everyone} for _ in asked]
     for _ in range(rounds):
         for name, each in list(everyone.items()):
             try:
-                figures[name].append(median(each.ask(method, *given)))
+                for taken, (method, *given) in zip(figures, asked, strict=True):
+                    taken[name].append(median(each.ask(method, *given)))
             except EOFError:
                 print(f"not compared, since it died at {method}: {name}", file=sys.stderr)
-                del everyone[name], figures[name]
+                del everyone[name]
+                for taken in figures:
+                    del taken[name]
     for each in everyone.values():
         each.end()
     return figures
 
 
-def show(title: str, figures: Figures, unit: float = 1.0) -> None:
-    """Tokens a second, and how many times as fast as `BASE` that is."""
-    print(f"\n{title}\n{'':24}{'tokens/s':>10}{'ratio':>8}")
+def show(title: str, figures: Figures, unit: float = 1.0, before: Figures | None = None) -> None:
+    """Tokens a second, and how many times as fast as `BASE` that is; the share of a contender's own speed `before`, as
+    the median of its rounds' shares."""
+    own_head = f"{'its own':>10}" if before else ""
+    print(f"\n{title}\n{'':24}{'tokens/s':>10}{'ratio':>8}{own_head}")
     base = median(figures[BASE])
     for name, times in figures.items():
-        print(f"{name:24}{unit / median(times):>10.1f}{base / median(times):>8.2f}", flush=True)
+        shares = [old / new for old, new in zip(before[name], times, strict=True)] if before else []
+        own = f"{median(shares):>10.2f}" if shares else ""
+        print(f"{name:24}{unit / median(times):>10.1f}{base / median(times):>8.2f}{own}", flush=True)
 
 
 def starts(folder: Path, rounds: int) -> Figures:
@@ -118,13 +126,14 @@ def compare(shape: str, work: Path, rounds: int, only: str) -> None:
     print(f"\n== {shape}, {date.today()}, {platform.processor() or platform.machine()}, 2 threads, {rounds} rounds")
     who = cast()
     if only in ("all", "decode"):
-        show("a decode step after 50 tokens", measure(who, folder, rounds, "decode", 50, STEPS))
-        show("a decode step after 900 tokens", measure(who, folder, rounds, "decode", 900, STEPS))
+        short, long = measure(who, folder, rounds, ("decode", 50, STEPS), ("decode", 900, STEPS))
+        show("a decode step after 50 tokens", short)
+        show("a decode step after 900 tokens, and its speed as a share of that after 50", long, before=short)
     if only in ("all", "prefill"):
-        show("a prompt of 512 tokens", measure(who, folder, rounds, "prefill", 512), 512)
+        show("a prompt of 512 tokens", *measure(who, folder, rounds, ("prefill", 512)), 512)
     if only in ("all", "batch"):
         few = {BASE: who[BASE], "llmcli auto": ("LlmcliRows", "auto"), "llmcli int8": ("LlmcliRows", "int8")}
-        figures = measure(few, folder, rounds, "batch", 50, STEPS)
+        (figures,) = measure(few, folder, rounds, ("batch", 50, STEPS))
         show(f"a decode step of {contenders.BATCH} texts", figures, contenders.BATCH)
     if only in ("all", "start"):
         show("a process to its first token", starts(folder, rounds))
