@@ -17,7 +17,8 @@ the operators that are no products: how many a pass calls, and how long each tak
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,21 +58,49 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class Recording(TorchDispatchMode):
-    """Counts calls of operators, and keeps those of products with the very tensors that they were called with."""
+    """Counts calls of operators, and keeps those that compute, by their names, with the very tensors that they were
+    called with. What one changes in place is kept twice, as it was: numbers that are multiplied again and again end
+    where arithmetic is slow."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
-        self.products: list[Call] = []
-        self.attention: list[Call] = []
+        self.calls: dict[str, list[Call]] = defaultdict(list)
+        self.changed: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += 1
+        kwargs = kwargs or {}
         name = func._schema.name.split("::")[1]
-        if name in PRODUCTS | ATTENTION:
-            calls = self.products if name in PRODUCTS else self.attention
-            calls.append((func._op, args, kwargs or {}))  # without the checks of `OpOverload.__call__`
-        return func(*args, **(kwargs or {}))
+        kept = args
+        if func._schema.is_mutable:
+            kept = (args[0].clone(), *args[1:])
+            self.changed[name].append((kept[0], args[0].clone()))
+        result = func(*args, **kwargs)
+        if func._schema.is_mutable or not _is_view(result, [*args, *kwargs.values()]):
+            self.calls[name].append((func._op, kept, kwargs))  # without the checks of `OpOverload.__call__`
+        return result
+
+    def of(self, names: set[str]) -> list[Call]:
+        return [call for name in self.calls if name in names for call in self.calls[name]]
+
+    @torch.inference_mode()
+    def restore(self, name: str) -> None:
+        """Has what an operator changes in place be as it was."""
+        for ours, before in self.changed[name]:
+            ours.copy_(before)
+
+
+def _is_view(result: Any, given: list[Any]) -> bool:
+    return not {*_storages(result)}.isdisjoint(_storages(given))
+
+
+def _storages(given: Any) -> Iterator[int]:
+    if isinstance(given, torch.Tensor) and given.layout == torch.strided:
+        yield given.untyped_storage().data_ptr()
+    elif isinstance(given, (list, tuple)):
+        for each in given:
+            yield from _storages(each)
 
 
 def one_pass(folder: Path, dtype: str, kind: str) -> tuple[Any, Callable[[], None]]:
@@ -103,7 +132,18 @@ def one_pass(folder: Path, dtype: str, kind: str) -> tuple[Any, Callable[[], Non
 
 def asked(kind: str) -> tuple[int, ...]:
     """What a contender is asked for such a pass."""
-    return (PROMPT,) if kind == "prefill" else (CONTEXT, 8)
+    return (PROMPT,) if kind == "prefill" else (CONTEXT, times(kind))
+
+
+def times(kind: str) -> int:
+    """How many such passes a round measures."""
+    return 2 if kind == "prefill" else 8
+
+
+def record(model: Any, work: Callable[[], None]) -> Recording:
+    with Recording() as recording:
+        from_python(model, work)()
+    return recording
 
 
 def from_python(model: Any, work: Callable[[], None]) -> Callable[[], None]:
@@ -158,10 +198,10 @@ def traced(calls: list[Call]) -> Callable[[], None]:
     return run
 
 
-def seconds(work: Callable[[], None], times: int) -> float:
+def seconds(work: Callable[[], None], count: int) -> float:
     """The median of some runs in a row."""
     taken = []
-    for _ in range(times):
+    for _ in range(count):
         start = time.perf_counter()
         work()
         taken.append(time.perf_counter() - start)
@@ -194,21 +234,21 @@ def floor(folder: Path, dtype: str, kind: str, rounds: int) -> Floor:
     base = Remote("Transformers", folder, "float32")
     model, work = one_pass(folder, dtype, kind)
     plain = from_python(model, work)
-    with Recording() as recording:
-        plain()
+    recording = record(model, work)
     work()
     buffer = torch.ones(READ // 4)
-    multiplied = (again if kind == "prefill" else traced)(recording.products)
-    attended = again(recording.attention)
+    calls = recording.of(PRODUCTS)
+    multiplied = (again if kind == "prefill" else traced)(calls)
+    attended = again(recording.of(ATTENTION))
     runs = [work, plain, multiplied, lambda: void((multiplied(), attended())), lambda: void(buffer.sum())]
     figures: list[list[float]] = [[] for _ in range(1 + len(runs))]
     for _ in range(rounds):
         figures[0].append(median(base.ask(kind, *asked(kind))))
         for figure, run in zip(figures[1:], runs, strict=True):
-            figure.append(seconds(run, 2 if kind == "prefill" else 8))
+            figure.append(seconds(run, times(kind)))
     base.end()
     theirs, whole, python, products, attention, reading = map(median, figures)
-    others = recording.count - len(recording.products)
+    others = recording.count - len(calls)
     return Floor(
         theirs / whole,
         theirs / python,

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from llmcli.model.activations import ACTIVATIONS, ONEDNN
 from llmcli.model.cast import as_dtype, half_to_bfloat16
 from llmcli.model.int4 import INT4_BLOCK, dequantize, for_kernel, is_for_kernel
-from llmcli.model.processor import fast_bfloat16, fast_float16, tiles
+from llmcli.model.processor import fast_bfloat16, tiles
 from llmcli.model.rounding import TINY
 from llmcli.model.scripted import scripted
 
@@ -157,13 +157,17 @@ class Float16(Form):
 
     def _many(self, x: Tensor) -> Tensor:
         rows = max(1, _SCRATCH // self._weight.shape[1])
-        product = onednn_product if fast_float16() else F.linear
-        parts = [product(x, half_to_bfloat16(part), None) for part in torch.split(self._weight, rows)]
+        parts = [_linear(x, half_to_bfloat16(part)) for part in torch.split(self._weight, rows)]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return y if self._bias16 is None else y + self._bias16
 
     def dense(self) -> Tensor:
         return self._weight.float()
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    """`F.linear`, which takes no tensor of oneDNN's."""
+    return onednn_product(x, weight, None) if weight.is_mkldnn else F.linear(x, weight)
 
 
 class PackedFloat16(Form):
