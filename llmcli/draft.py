@@ -134,28 +134,23 @@ class Pace:
     _MOST = 4  # long drafts that can be lost one after the other
 
     def __init__(self, cost: Callable[[int], float]) -> None:
-        self._cost = cost
         self.longest = LONGEST if cost(2) < 2 else 2 * LONGEST
-        dear = self._price(self.longest)
+        self._prices = [cost(1 + drafted) - 1 for drafted in range(self.longest + 1)]
+        """Of so many drafted tokens: what they cost beyond the pass that was due anyway."""
+        dear = self._prices[-1]
         # Fewer guesses would hardly pay if they were all right.
         self.shortest = max(2, math.ceil(2 * dear))
         self._next = max(self.longest // 2, self.shortest)
         self._credit, self._limit = dear, self._MOST * dear
 
-    def _price(self, drafted: int) -> float:
-        """What a draft costs beyond the pass that was due anyway."""
-        return self._cost(1 + drafted) - 1
-
     def next(self) -> int:
         """The most that may be guessed now; called once a pass."""
         self._credit = min(self._credit + self.EARNED, self._limit)
-        return self._next if self._credit >= self._price(self._next) else 0
+        return self._next if self._credit >= self._prices[self._next] else 0
 
     def learn(self, drafted: int, accepted: int) -> None:
-        """What became of the last guesses."""
-        if drafted == 0:
-            return
-        self._credit = min(self._credit + accepted - self._price(drafted), self._limit)
+        """What became of the last guesses, of which there were some."""
+        self._credit = min(self._credit + accepted - self._prices[drafted], self._limit)
         self._next = 2 * drafted if accepted == drafted else accepted + 1
         self._next = min(max(self._next, self.shortest), self.longest)
 
@@ -176,7 +171,7 @@ def generate_drafted(
     cache = model.new_cache() if cache is None else cache
     pace = Pace(partial(pass_cost, model))
     draft: list[int] = []
-    rows = prefill(model, cache, sequence.ids)[None]
+    rows = [prefill(model, cache, sequence.ids)]
     while True:
         accepted = 0
         for row, guess in zip(rows, [*draft, None], strict=True):
@@ -189,8 +184,9 @@ def generate_drafted(
                 return
             if not right:
                 break
-        pace.learn(len(draft), accepted)
-        cache.crop(len(sequence.ids) - 1)
+        if draft:
+            pace.learn(len(draft), accepted)
+            cache.crop(len(sequence.ids) - 1)
         draft = _draft(model, sequence, source, pace)
         counts.drafted += len(draft)
         rows = _check(model, cache, sequence.ids, draft)
@@ -207,18 +203,18 @@ def _draft(model: CausalLM, sequence: Sequence, source: Source, pace: Pace) -> l
     return guesses if len(guesses) >= pace.shortest else []
 
 
-def _check(model: CausalLM, cache: KVCache, ids: list[int], draft: list[int]) -> Tensor:
-    """(1 + drafted, vocab) float32: the logits after the last of `ids`, and after each drafted token."""
+def _check(model: CausalLM, cache: KVCache, ids: list[int], draft: list[int]) -> list[Tensor]:
+    """1 + drafted rows (vocab) float32: the logits after the last of `ids`, and after each drafted token."""
     if not draft:
-        return decode_step(model, cache, ids)[None]
+        return [decode_step(model, cache, ids)]
     return _forward(model, cache, [ids[-1], *draft])
 
 
 @torch.inference_mode()
-def _forward(model: CausalLM, cache: KVCache, ids: list[int]) -> Tensor:
+def _forward(model: CausalLM, cache: KVCache, ids: list[int]) -> list[Tensor]:
     device = next(model.parameters()).device
     logits: Tensor = model(torch.tensor([ids], dtype=torch.int64, device=device), cache)
-    return logits[0]
+    return list(logits[0])
 
 
 def shared_length(one: list[int], other: list[int]) -> int:

@@ -329,7 +329,8 @@ def test_whatever_becomes_of_the_guesses_little_time_is_lost(cost, fates, never_
         size = min(pace.next(), shorter)
         size = size if size >= pace.shortest else 0
         accepted = 0 if never_right else min(size, right)
-        pace.learn(size, accepted)
+        if size:
+            pace.learn(size, accepted)
         assert 0 <= size <= pace.longest
         time += cost(1 + size)
         tokens += 1 + accepted
@@ -344,7 +345,8 @@ def test_after_many_right_guesses_not_many_wrong_ones_are_made():
     for _ in range(100):
         size = pace.next()
         wrong += size
-        pace.learn(size, 0)
+        if size:
+            pace.learn(size, 0)
     assert wrong <= 110
 
 

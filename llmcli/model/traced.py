@@ -57,8 +57,8 @@ class TracedSteps:
         """
         if not self._traceable(ids, cache) or (last_only and ids.shape[1] > 1):
             return None
-        # Checks of drafts are few, and would come slower than what they replace for long if they were counted alone.
-        counted = cache.kind if isinstance(cache, RowsStep) else KVCache
+        # Checks of drafts are few where guesses are wrong: tracing those would cost more than all that they could save.
+        counted = cache.kind if isinstance(cache, RowsStep) else (KVCache, ids.shape[1] > 1)
         self._counts[counted] += 1
         if self._counts[counted] <= self.patience:
             return None

@@ -164,6 +164,18 @@ def test_it_waits_before_it_traces(pairs: Pairs) -> None:
     assert kinds(model) == {(PLAIN, False)}
 
 
+def test_checks_of_drafts_wait_for_themselves(pairs: Pairs) -> None:
+    model = with_patience(load_model(pairs("llama").folder), 3)
+    decoded(model, ids_of(12), 4)
+    assert kinds(model) == {(PLAIN, False)}
+    cache, seen = model.new_cache(), []
+    with torch.inference_mode():
+        for _ in range(5):
+            model(text(2), cache)
+            seen.append((PLAIN, True) in kinds(model))
+    assert seen == [False] * 4 + [True]  # the first of the five is a prompt
+
+
 def test_several_texts_in_a_cache_of_one_and_long_ones_are_left_alone(pairs: Pairs) -> None:
     model = with_patience(load_model(pairs("llama").folder), 0)
     with torch.inference_mode():
