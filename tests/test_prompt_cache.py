@@ -147,6 +147,22 @@ def test_it_is_saved_as_the_cache_keeps_it(kv_dtype, copy, tmp_path):
     assert saved["keys.0"].shape == (1, 2, 29, 12)
 
 
+@pytest.mark.parametrize(("dtype", "kept"), [("float32", "float32"), ("int8", "float16")])
+def test_a_long_prompt_is_saved_out_of_its_blocks(dtype, kept, copy, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmcli.model.blocked_cache.LONG", 16)
+    monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: False)
+    monkeypatch.setattr("llmcli.model.transformer.fast_bfloat16", lambda: True)
+    pipeline = Pipeline.load(copy, device="cpu", dtype=dtype)
+    ids = some_ids(40)
+    for length, reused in ((30, 0), (30, 29), (40, 29), (40, 39), (20, 19)):
+        found, again = generated(pipeline, ids[:length], tmp_path / "prompt")
+        assert again == reused
+        assert dtype == "int8" or found == generated(pipeline, ids[:length])
+    saved = load_file(tmp_path / "prompt")
+    assert saved["keys.0"].dtype == getattr(torch, kept)
+    assert saved["keys.0"].shape == (1, 2, 39, 12)
+
+
 def test_it_comes_to_where_the_model_is(copy, tmp_path):
     pipeline, ids = Pipeline.load(copy, device="cpu"), some_ids(30)
     generated(pipeline, ids, tmp_path / "prompt")

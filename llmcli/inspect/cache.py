@@ -12,7 +12,7 @@ from llmcli.errors import ContextLengthError, UsageError
 from llmcli.generation import decode_step, prefill
 from llmcli.inspect.model_tree import cache_bytes
 from llmcli.inspect.running import ShownToken, batch_of, fitting_ids, shown_token, shown_tokens
-from llmcli.model.cache import kept_as, kv_dtype_name
+from llmcli.model.cache import KVCache, kv_dtype_name
 
 if TYPE_CHECKING:
     from llmcli.pipeline import Pipeline, Prompt
@@ -50,8 +50,8 @@ class CacheStep:
 class CacheReport:
     """Both ways side by side, step by step, and the prompt in one pass beside token by token.
 
-    kv_dtype              the number format that keys and values are kept in
-    bytes_per_token       of keys and values, before any sliding window is full
+    kv_dtype              the number format that keys and values are kept in at the end
+    bytes_per_token       of keys and values then, before any sliding window is full
     full_context          bytes predicted for the whole context
     same_ids              greedy generation gives the same ids with and without the cache
     prefill_difference    largest between the logits of the prompt computed in one pass and token by token
@@ -109,15 +109,14 @@ def cache_report(pipeline: "Pipeline", text: "Prompt", *, max_tokens: int = 32) 
     parallel, prefill_ms = _timed(lambda: _parallel(pipeline, ids))
     by_token, one_by_one_ms = _timed(lambda: _one_by_one(pipeline, ids))
     scale = max(1.0, float(parallel.abs().max()))
-    kept_in = pipeline.model.new_cache().dtype or kept_as(cast(Tensor, pipeline.model.norm.weight))
-    size = kept_in.itemsize
-    steps = _steps(pipeline, ids, max_tokens, scale, size)
+    steps, cache = _steps(pipeline, ids, max_tokens, scale)
+    kept_in, at_last = (_kept_as(pipeline, cache, length) for length in (len(ids) + max_tokens - 1, context))
     return CacheReport(
         prompt=shown_tokens(pipeline, ids),
         steps=steps,
         kv_dtype=kv_dtype_name(kept_in),
-        bytes_per_token=cache_bytes(config, 1, size),
-        full_context=cache_bytes(config, context, size),
+        bytes_per_token=cache_bytes(config, 1, kept_in.itemsize),
+        full_context=cache_bytes(config, context, at_last.itemsize),
         context_length=context,
         same_ids=all(step.token.id == step.uncached_id or step.excused for step in steps),
         largest_difference=max(step.difference for step in steps),
@@ -128,9 +127,13 @@ def cache_report(pipeline: "Pipeline", text: "Prompt", *, max_tokens: int = 32) 
     )
 
 
-def _steps(pipeline: "Pipeline", ids: list[int], count: int, scale: float, size: int) -> list[CacheStep]:
+def _kept_as(pipeline: "Pipeline", cache: KVCache, length: int) -> torch.dtype:
+    return cache.kept_as(length, cast(Tensor, pipeline.model.norm.weight))
+
+
+def _steps(pipeline: "Pipeline", ids: list[int], count: int, scale: float) -> tuple[list[CacheStep], KVCache]:
     """Both ways go on with the cached way's ids: up to the first difference that is what each alone would do, and
-    after it every later step is still compared on equal ground."""
+    after it every later step is still compared on equal ground. With the steps comes the cache that was filled."""
     model, ids = pipeline.model, list(ids)
     cache = model.new_cache()
     steps: list[CacheStep] = []
@@ -144,7 +147,7 @@ def _steps(pipeline: "Pipeline", ids: list[int], count: int, scale: float, size:
         steps.append(
             CacheStep(
                 length=len(ids),
-                predicted=cache_bytes(model.config, len(ids), size),
+                predicted=cache_bytes(model.config, len(ids), _kept_as(pipeline, cache, len(ids)).itemsize),
                 allocated=cache.allocated_bytes,
                 cached_ms=cached_ms,
                 uncached_ms=uncached_ms,
@@ -155,7 +158,7 @@ def _steps(pipeline: "Pipeline", ids: list[int], count: int, scale: float, size:
             )
         )
         ids.append(best)
-    return steps
+    return steps, cache
 
 
 @torch.inference_mode()

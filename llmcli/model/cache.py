@@ -164,7 +164,7 @@ class Room:
         keys: needed where nothing was appended yet."""
         self._drop_unseen(new)
         end = self.used + new
-        self._reserve(end, self.buffers[0][0] if like is None else like)
+        self._reserve(end, self.buffers[1][0] if like is None else like)
         self.used = end
         self.bounds = (0 if self.window is None else max(0, end - (self.window - 1 + new))), end
         return self.bounds
@@ -185,15 +185,19 @@ class Room:
         batch, heads, _, width = like.shape
         size = -(-max(tokens, 2 * capacity) // _CHUNK) * _CHUNK
         dtype = self.buffers[0].dtype if self.buffers else self._dtype or kept_as(like)
-        for i in range(2):
-            grown = torch.empty(self._layers, batch, heads, size, width, dtype=dtype, device=like.device)
+        for i, shape in enumerate((self._shape_of_keys(size, width), (size, width))):
+            grown = torch.empty(self._layers, batch, heads, *shape, dtype=dtype, device=like.device)
             if len(self.buffers) > i:
-                grown[..., : self.used, :] = self.buffers[i][..., : self.used, :]
+                grown[:, :, :, : self.buffers[i].shape[3]] = self.buffers[i]
             self.buffers[i : i + 1] = [grown]
+
+    def _shape_of_keys(self, size: int, width: int) -> tuple[int, ...]:
+        """Those of so many slots of one head."""
+        return size, width
 
     @property
     def _capacity(self) -> int:
-        return self.buffers[0].shape[3] if self.buffers else 0
+        return self.buffers[1].shape[3] if self.buffers else 0
 
     def can_forget(self, count: int, length: int) -> bool:
         """Whether the last `count` of `length` tokens can go: with a window, older keys may have been dropped that the
@@ -247,10 +251,18 @@ class KVCache:
         self._rooms = [Room(window, dtype, windows.count(window)) for window in kinds]
         self.dtype = dtype
         self._places = [(kinds.index(window), windows[:i].count(window)) for i, window in enumerate(windows)]
-        self.layers = [LayerCache(self._rooms[room], place) for room, place in self._places]
+        self._layers = [LayerCache(self._rooms[room], place) for room, place in self._places]
         self.length = 0
 
-    def step(self, count: int) -> TextStep:
+    @property
+    def layers(self) -> Sequence[LayerCache]:
+        return self._layers
+
+    def kept_as(self, length: int, like: Tensor) -> torch.dtype:  # noqa: ARG002
+        """What a text of so many tokens is kept in, where hidden states are `like` these."""
+        return self.dtype or kept_as(like)
+
+    def step(self, count: int) -> Step:
         """The pass that adds so many tokens after others; they are counted from here on."""
         slots = torch.tensor([room.advance(count) for room in self._rooms])
         keys, values = zip(*(room.buffers for room in self._rooms), strict=True)

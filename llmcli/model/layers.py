@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from llmcli.model.activations import ACTIVATIONS
 from llmcli.model.attend import attend, attention_scores, attention_weights, causal_mask, full_mask, read_as
+from llmcli.model.blocked_cache import Blocked
 from llmcli.model.cache import LayerStore
 from llmcli.model.cast import as_dtype
 from llmcli.model.config import ModelConfig
@@ -143,23 +144,41 @@ class Attention(Part):
             q, k, v = self._stacked(self.qkv, x, rope)
         else:
             q, k, v = self._separate(x, rope, tap)
-        q = q[:, :, -1:] if last_only else q
-        rounded, dtype = self.o.rounds, x.dtype
+        if last_only:
+            q = q[:, :, -1:]
+            visible = None if visible is None else visible[..., -1:, :]
+        heads = None
+        if isinstance(cache, Blocked) and tap is None and visible is None:
+            heads = cache.attend(q, k, v, self.scale)
+        if heads is None:
+            heads = self._attend(q, k, v, x.dtype, visible, cache, tap)
+        heads = _side_by_side(heads)
+        return cast(Tensor, self.o(heads if self.o.rounds else as_dtype(heads, x.dtype)))
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        dtype: torch.dtype,
+        visible: Tensor | None,
+        cache: LayerStore | None,
+        tap: Tap | None,
+    ) -> Tensor:
+        """As `attend`, over what the cache holds with these keys and values; `dtype` is that of the hidden states."""
+        rounded = self.o.rounds
         if cache is not None:
             k, v = cache.append(k, v)
             dtype = read_as(k, q.shape[2], dtype, rounded=rounded and not self.softcap)
         q, k, v = as_dtype(q, dtype), as_dtype(k, dtype), as_dtype(v, dtype)
         mask = causal_mask(q.shape[2], k.shape[2], self.window, q.device)
         if visible is not None:
-            visible = visible[..., -1:, : k.shape[2]] if last_only else visible[..., : k.shape[2]]
+            visible = visible[..., : k.shape[2]]
             mask = visible if mask is None else visible & mask
         if tap is not None:
             self._record(tap, q, k, mask)
         heads = attend(q, k, v, mask, scale=self.scale, softcap=self.softcap, rounded=rounded)
-        if tap is not None:
-            heads = tap("heads", self.layer, heads)
-        heads = _side_by_side(heads)
-        return cast(Tensor, self.o(heads if rounded else as_dtype(heads, x.dtype)))
+        return heads if tap is None else tap("heads", self.layer, heads)
 
     def _stacked(self, qkv: Linear, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """`_separate` in a third of its operations, which are what a decode step of a small model costs: q and k lie

@@ -22,3 +22,9 @@ def fast_float16() -> bool:
 def tiles() -> bool:
     """Whether there are instructions for products of whole tiles of bfloat16 (AMX)."""
     return torch.cpu._is_amx_tile_supported()
+
+
+@cache
+def fast_bags() -> bool:
+    """Whether there is fbgemm's kernel for embedding bags."""
+    return "fbgemm" in torch.backends.quantized.supported_engines

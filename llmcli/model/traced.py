@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit import optimized_execution, trace  # type: ignore[attr-defined]
 
+from llmcli.model.bags import FEW
 from llmcli.model.batch_cache import RowsStep
 from llmcli.model.cache import KVCache, Step, Store
 from llmcli.model.linear import Linear
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 32
 """Steps that are computed as they are before one is traced."""
-
-_MOST = 32
-"""Tokens of a text in a pass that is traced: those of decode steps, and drafts that are checked."""
 
 _FAR = 1 << 40
 """More tokens than any text has."""
@@ -80,7 +78,7 @@ class TracedSteps:
         texts, queries = ids.shape
         if not isinstance(cache, KVCache) or not cache.length or texts > 1:
             return False
-        return queries == 1 or (queries <= _MOST and not model.config.slides)
+        return queries == 1 or (queries <= FEW and not model.config.slides)
 
     @contextmanager
     def after(self, steps: int) -> Iterator[None]:

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.model.batch_cache import BatchCache, RowsStep
+from llmcli.model.blocked_cache import LongCache
 from llmcli.model.cache import KVCache, LayerStore, Store
 from llmcli.model.config import ModelConfig
 from llmcli.model.forms import Float16
 from llmcli.model.layers import Attention, Embedding, FeedForward, Identity, make_norm
 from llmcli.model.linear import Linear, Part
 from llmcli.model.positions import deciding_length, paired, rotation, row_rotations
-from llmcli.model.processor import fast_bfloat16, tiles
+from llmcli.model.processor import fast_bags, fast_bfloat16, tiles
 from llmcli.model.tap import Tap
 from llmcli.model.traced import TracedSteps
 
@@ -86,8 +87,18 @@ class CausalLM(Part):
 
     def new_cache(self) -> KVCache:
         """A KV cache for one text, empty. With AMX, reading keys in bfloat16 takes half the time of a long text's
-        attention. Not where matrices are in float16: that keeps 11 bits of an activation, where bfloat16 keeps 8."""
-        return KVCache(self.config, self.kv_dtype or (self._half() if tiles() and not self.narrow else None))
+        attention; elsewhere bags in float16 do (`model.bags`). Not where matrices are in float16: that keeps 11 bits of
+        an activation, where bfloat16 keeps 8, and the default must not overflow."""
+        half = None if self.narrow else self._half()
+        if tiles() or not self._in_bags():
+            return KVCache(self.config, self.kv_dtype or (half if tiles() else None))
+        return LongCache(self.config, self.kv_dtype, self.kv_dtype or (torch.float16 if half else torch.float32))
+
+    def _in_bags(self) -> bool:
+        """Whether attention to a long text can be computed as embedding bags."""
+        plain = not self.config.slides and not self.config.attention_softcap
+        on_cpu = cast(Tensor, self.norm.weight).is_cpu
+        return plain and self.kv_dtype != torch.bfloat16 and on_cpu and fast_bags()
 
     def new_rows(self, count: int) -> BatchCache:
         """A KV cache for so many texts that are decoded together, empty. Their keys are most of what a step reads after

@@ -66,6 +66,21 @@ def test_the_prediction_is_exact_whatever_the_weights_and_the_cache_are_kept_in(
     assert report.full_context == 128 * report.bytes_per_token
 
 
+def test_the_prediction_is_exact_for_a_text_that_becomes_long(monkeypatch):
+    monkeypatch.setattr("llmcli.model.blocked_cache.LONG", 8)
+    monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: False)
+    monkeypatch.setattr("llmcli.model.transformer.fast_bfloat16", lambda: True)
+    pipeline = Pipeline.load(pair("llama").folder, dtype="int8", packed=False)
+    report = cache_report(pipeline, IDS, max_tokens=6)
+    assert report.kv_dtype == "float16"
+    for step in report.steps:
+        number = 4 if step.length < 8 else 2
+        assert step.predicted == step.length * report.bytes_per_token * number // 2
+        assert step.allocated == 256 * report.bytes_per_token * number // 2
+    assert report.full_context == 128 * report.bytes_per_token
+    assert cache_report(pipeline, IDS[:1], max_tokens=2).kv_dtype == "float32"
+
+
 def report_of_untraced_steps(monkeypatch, append, max_tokens):
     """The report where a layer takes in keys and values as `append` does."""
     pipeline = pair("llama").pipeline
