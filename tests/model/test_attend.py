@@ -169,10 +169,11 @@ def test_what_keys_are_read_as(amx: bool, products: bool, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("masked", ["none", "seen", "added"])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("amx", [False, True])
 def test_one_query_reads_the_keys_of_a_group_once(
-    dtype: torch.dtype, kv_heads: int, masked: str, monkeypatch: pytest.MonkeyPatch
+    amx: bool, dtype: torch.dtype, kv_heads: int, masked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attend, "tiles", lambda: True)
+    monkeypatch.setattr(attend, "tiles", lambda: amx)
     generator = torch.Generator().manual_seed(kv_heads)
     q = torch.randn(1, 8, 1, 16, generator=generator).to(dtype)
     k, v = (torch.randn(1, kv_heads, 9, 16, generator=generator).to(dtype) for _ in range(2))
@@ -182,7 +183,7 @@ def test_one_query_reads_the_keys_of_a_group_once(
     plain = attend._as_rows
     monkeypatch.setattr(attend, "_as_rows", lambda *args: calls.append(args) or plain(*args))
     found = attend.attend(q, k, v, mask, scale=0.3, softcap=0.0, rounded=False)
-    assert bool(calls) == (8 // kv_heads > (1 if dtype == torch.float32 else 3))
+    assert bool(calls) == (amx and 8 // kv_heads > (1 if dtype == torch.float32 else 3))
     keys, values = (each.float().repeat_interleave(8 // kv_heads, dim=1) for each in (k, v))
     weights = attend.attention_weights(attend.attention_scores(q.float(), keys, 0.3, 0.0), seen)
     assert found.dtype == dtype
