@@ -196,15 +196,20 @@ LIMITS = {"float16": 0.1, "float16-packed": 0.1, "bfloat16": 0.1, "int8": 0.5, "
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by_steps", [False, True])
+@pytest.mark.parametrize("way", ["one pass", "steps", "steps in bags"])
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("stories", each) for each in LIMITS] + [("stories260K", each) for each in LIMITS if each != "int4"],
 )
 @torch.inference_mode()
-def test_bits_per_byte(shared: Path, passages: list[str], name: str, dtype: str, by_steps: bool) -> None:
+def test_bits_per_byte(
+    shared: Path, passages: list[str], name: str, dtype: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "steps in bags":  # from the 16th token on, as if that made a long text
+        monkeypatch.setattr("llmcli.model.blocked_cache.LONG", 16)
+        monkeypatch.setattr("llmcli.model.transformer.tiles", lambda: False)
     folder = real(name, shared)
-    tokenizer = Tokenizer.from_folder(folder)
+    tokenizer, by_steps = Tokenizer.from_folder(folder), way != "one pass"
     texts = passages[:2] if by_steps else passages
     exact = bits_per_byte(load_model(folder), tokenizer, texts, by_steps)
     rounded = bits_per_byte(load_packed(folder, dtype)[0], tokenizer, texts, by_steps)
