@@ -1,7 +1,8 @@
 """Attention over given queries, keys and values: step by step for the views, and by the fastest way for each case.
 
-On a CPU, PyTorch's own kernel is best for few queries. For many it takes as long in bfloat16 as in float32: 512 queries
-against as many keys, 12 heads of 64 channels, 2 threads: 5.8 milliseconds, and 2.9 in blocks of products in bfloat16.
+On a CPU, PyTorch's own kernel is best for few queries, unless the text is long (`model.bags`). For many it takes as
+long in bfloat16 as in float32: 512 queries against as many keys, 12 heads of 64 channels, 2 threads: 5.8 milliseconds,
+and 2.9 in blocks of products in bfloat16.
 With the gradient, 16 rows of 256 tokens, 6 heads on 2, 1 thread: 86 milliseconds and 38. That is an AMD EPYC (Zen 4).
 With AMX, 2 cores of an Intel Xeon (Sapphire Rapids), the kernel takes 2.3 milliseconds in bfloat16 and 4.6 in float32,
 and blocks 3.7 (2,048 queries, 9 heads on 3: 14, 34 and 29); with the gradient, as above, 75 and blocks 42.
