@@ -131,6 +131,7 @@ def put_in_blocks(keys: Tensor, new: Tensor, start: int) -> Tensor:
     return keys
 
 
+@scripted
 def out_of_blocks(keys: Tensor, tokens: int) -> Tensor:
     """A copy of the first keys, (batch, kv_heads, tokens, d)."""
     return keys.transpose(-1, -2).flatten(2, 3)[:, :, :tokens]

@@ -60,30 +60,47 @@ class BlockedRoom(Room):
 class BlockedLayer(Blocked, LayerCache):
     """A `LayerCache` in such a room."""
 
-    def __init__(self, room: BlockedRoom, place: int) -> None:
-        super().__init__(room, place)
-        self._blocks = room
+    _room: BlockedRoom
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """As `LayerCache` does; a copy of the keys."""
         self._put(keys, values)
         return self.kept()
 
-    def _take_in(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Bags]:
-        self._put(keys, values)
-        kept, kept_values = (buffer[self._place] for buffer in self._blocks.buffers)
-        return kept, kept_values, self._blocks.bags(keys.shape[2])
-
-    def _put(self, keys: Tensor, values: Tensor) -> None:
-        room, count = self._blocks, keys.shape[2]
-        _, end = room.bounds if self._place else room.advance(count)
-        put_in_blocks(room.buffers[0][self._place], keys, end - count)
-        room.buffers[1][self._place, :, :, end - count : end] = values
-
     def kept(self) -> tuple[Tensor, Tensor]:
-        room = self._blocks
-        keys, values = (buffer[self._place] for buffer in room.buffers)
-        return out_of_blocks(keys, room.used), values[:, :, : room.used]
+        keys, values = (buffer[self._place] for buffer in self._room.buffers)
+        return out_of_blocks(keys, self._room.used), values[:, :, : self._room.used]
+
+    def _take_in(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Bags]:
+        return *self._put(keys, values), self._room.bags(keys.shape[2])
+
+    def _put(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        room, count = self._room, keys.shape[2]
+        _, end = room.bounds if self._place else room.advance(count)
+        kept, kept_values = (buffer[self._place] for buffer in room.buffers)
+        return _put(kept, kept_values, keys, values, end - count)
+
+
+@scripted
+def _put(keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor, first: int) -> tuple[Tensor, Tensor]:
+    """Writes new tokens into a layer's slots from `first` on; all its keys and values."""
+    values.narrow(2, first, new_values.shape[2]).copy_(new_values)
+    return put_in_blocks(keys, new_keys, first), values
+
+
+@scripted
+def _put_at(
+    keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor, positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same from the first of `positions` on."""
+    return _put(keys, values, new_keys, new_values, int(positions[0]))
+
+
+@scripted
+def _up_to(keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a layer's slots those of the tokens up to the last of `positions`; a copy of the keys."""
+    tokens = int(positions[-1]) + 1
+    return out_of_blocks(keys, tokens), values.narrow(2, 0, tokens)
 
 
 @scripted
@@ -92,16 +109,6 @@ def _opened(keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Te
     slot, width = int(positions[0]), keys.shape[-1]
     block = keys.select(3, slot // width)
     return block.narrow(-1, slot % width, 1).transpose(-1, -2), values.narrow(3, slot, 1)
-
-
-@scripted
-def _put(
-    keys: Tensor, values: Tensor, new_keys: Tensor, new_values: Tensor, positions: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Writes the tokens at `positions`; all keys and values of the layer."""
-    first = int(positions[0])
-    values.narrow(2, first, new_values.shape[2]).copy_(new_values)
-    return put_in_blocks(keys, new_keys, first), values
 
 
 @dataclass
@@ -122,7 +129,7 @@ class BlockedStep:
             return [_Several(keys, values, self.bags, self.positions) for keys, values in layers]
         new = _opened(self.keys, self.values, self.positions)
         opened = zip(layers, *(part.unbind() for part in new), strict=True)
-        return [_One(keys, values, self.bags, *slots) for (keys, values), *slots in opened]
+        return [_One(keys, values, self.bags, self.positions, *slots) for (keys, values), *slots in opened]
 
     @property
     def tensors(self) -> StepTensors:
@@ -143,14 +150,16 @@ def _step_of(positions: Tensor, keys: Tensor, values: Tensor, bags: list[Tensor]
 
 @dataclass
 class _Step(Blocked):
-    """A layer in a step, which is no place for more tokens than are attended to in bags."""
+    """A layer in a step."""
 
     keys: Tensor
     values: Tensor
     bags: Bags
+    positions: Tensor
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        kept, kept_values, _ = self._take_in(keys, values)
+        return _up_to(kept, kept_values, self.positions)
 
 
 @dataclass
@@ -166,12 +175,9 @@ class _One(_Step):
         return self.keys, self.values, self.bags
 
 
-@dataclass
 class _Several(_Step):
-    positions: Tensor
-
     def _take_in(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Bags]:
-        return *_put(self.keys, self.values, keys, values, self.positions), self.bags
+        return *_put_at(self.keys, self.values, keys, values, self.positions), self.bags
 
 
 class LongCache(KVCache):

@@ -16,6 +16,7 @@ from llmcli.model.checkpoint import load_model
 from llmcli.model.loading import load
 from llmcli.model.processor import fast_bags, fast_bfloat16
 from llmcli.model.recorder import Recorder
+from llmcli.model.traced import recorded
 from llmcli.model.transformer import CausalLM
 
 from .conftest import Pair, assert_close, text
@@ -179,6 +180,24 @@ def test_several_texts_in_a_cache_of_one_stay_as_they_are(pairs: Pairs) -> None:
         ids = text(queries, batch=2)
         assert torch.equal(model(ids, cache), model(ids, plain))
     assert not isinstance(cache.layers[0], Blocked)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@torch.inference_mode()
+@pytest.mark.usefixtures("short")
+def test_a_layer_in_a_step_takes_in_what_the_layer_itself_does(count: int, pairs: Pairs) -> None:
+    model = load_model(pairs("llama").folder)
+    caches = model.new_cache(), model.new_cache()
+    new = [torch.randn(1, model.config.num_kv_heads, count, model.config.head_dim) for _ in range(2)]
+    for cache in caches:
+        prefill(model, cache, ids_of(30))
+    expected = [layer.append(*new) for layer in caches[0].layers]
+    step = caches[1].step(count)
+    for layer, wanted in zip(step.layers, expected, strict=True):
+        assert isinstance(layer, Blocked)
+        for append in (layer.append, recorded(layer.append, tuple(new), [])):
+            found = append(*new)
+            assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
 
 
 @pytest.mark.usefixtures("short")
