@@ -5,7 +5,6 @@ and gives (..., out); it may answer in 16 bits, and whoever adds that to a float
 the product of the leading axes: one in a decode step, many in prefill and in batches.
 """
 
-import math
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any
@@ -16,19 +15,16 @@ from torch.nn import functional as F
 
 from llmcli.model.activations import ACTIVATIONS, ONEDNN
 from llmcli.model.cast import as_dtype, half_to_bfloat16
-from llmcli.model.int4 import INT4_BLOCK, dequantize, for_kernel, is_for_kernel
-from llmcli.model.processor import fast_bfloat16, tiles
+from llmcli.model.processor import tiles
 from llmcli.model.rounding import TINY
 from llmcli.model.scripted import scripted
 
 FLOAT16_MAX = 65504.0
-_SCRATCH = 1 << 22
+SCRATCH = 1 << 22
 """Elements of a matrix that are held in another dtype for a product at most: 8 MB of bfloat16, which stays in the cache
 until it is read."""
 _PART = 1 << 23
 """Elements that fbgemm packs at a time."""
-_MANY = 256
-"""Rows that int4's kernel would take longer for than it takes to make a matrix in bfloat16 and multiply by that."""
 
 
 class Form(ABC):
@@ -151,12 +147,12 @@ class Float16(Form):
         return y if self._bias32 is None else y + self._bias32
 
     def activated(self, x: Tensor, activation: str) -> Tensor:
-        if x.numel() == x.shape[-1] or self._weight.numel() > _SCRATCH or activation not in ONEDNN:
+        if x.numel() == x.shape[-1] or self._weight.numel() > SCRATCH or activation not in ONEDNN:
             return super().activated(x, activation)
         return onednn_product(x.bfloat16(), half_to_bfloat16(self._weight), self._bias16, *ONEDNN[activation])
 
     def _many(self, x: Tensor) -> Tensor:
-        rows = max(1, _SCRATCH // self._weight.shape[1])
+        rows = max(1, SCRATCH // self._weight.shape[1])
         parts = [_linear(x, half_to_bfloat16(part)) for part in torch.split(self._weight, rows)]
         y = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return y if self._bias16 is None else y + self._bias16
@@ -236,57 +232,6 @@ class Int8(Form):
     def dense(self) -> Tensor:
         weight: Tensor = torch.ops.quantized.linear_unpack(self._weight)[0].dequantize()
         return weight if self._divide is None else weight * self._divide
-
-
-class Int4(Form):
-    """int4 weights with a scale and a zero point for each group of input channels, in bfloat16; so are activations and
-    results. What a row costs the kernel adds up, so many rows are multiplied by a copy of the matrix in bfloat16 that
-    lives only as long as its product."""
-
-    several = (1.2, 0.33)
-
-    def __init__(self, packed: Tensor, scales: Tensor, rows: int, bias: Tensor | None) -> None:
-        """packed and scales as `quantize_int4` gives them; `rows` is out_features."""
-        self._packed, self._scales = for_kernel(packed), scales
-        self._many = _MANY if is_for_kernel() and fast_bfloat16() else math.inf
-        self._group = packed.shape[1] * 2 // scales.shape[0]
-        self._rows = rows
-        self._filled = len(packed) != rows
-        self.bytes = packed.numel() + 2 * scales.numel()
-        self._bias = None if bias is None else bias.bfloat16()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        flat = as_dtype(x, torch.bfloat16).flatten(0, -2)
-        y = self._dequantized(flat) if len(flat) >= self._many else self._product(flat)
-        y = y[:, : self._rows] if self._filled else y
-        return _led_as(x, y if self._bias is None else y + self._bias)
-
-    def _product(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._packed, self._group, self._scales)
-        return y
-
-    def _dequantized(self, x: Tensor) -> Tensor:
-        rows = max(1, _SCRATCH // (x.shape[1] * INT4_BLOCK)) * INT4_BLOCK
-        parts = zip(torch.split(self._packed, rows), torch.split(self._scales, rows, dim=1), strict=True)
-        found = [F.linear(x, dequantize(*part)) for part in parts]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
-
-    def dense(self) -> Tensor:
-        eye = torch.eye(self._packed.shape[1] * 2, dtype=torch.bfloat16)
-        return self._product(eye)[:, : self._rows].t().float()
-
-
-def _led_as(x: Tensor, y: Tensor) -> Tensor:
-    """y (rows, out) with the leading axes of x (..., in): by their sizes only where it must be, since a traced step
-    looks sizes up anew, three operations each. A scripted function would have them as numbers, but costs 2 to 5 % of
-    a step in int4."""
-    if x.dim() == 2:
-        return y
-    if x.dim() == 3 and x.shape[1] == 1:
-        return y.unsqueeze(1)
-    if x.dim() == 3 and x.shape[0] == 1:
-        return y.unsqueeze(0)
-    return torch.unflatten(y, 0, x.shape[:-1])
 
 
 BLOCKED_FOR = 32

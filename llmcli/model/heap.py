@@ -33,13 +33,16 @@ def trim() -> None:
 def keep() -> None:
     """From now on freed memory stays with the process, where glibc is the C library: a prompt of 512 tokens is read in
     nine tenths of the time when its hidden states, some megabytes each, need not be fetched from the system again and
-    again. For a program that runs one model; the library leaves its caller's memory alone."""
+    again. And small pieces are joined as soon as they are free, instead of all of them whenever a tensor is freed: 1 to
+    3 % of a decode step in int8 or int4. For a program that runs one model; the library leaves its caller's memory
+    alone."""
     if sys.platform == "linux":
         call = getattr(ctypes.CDLL(None), "mallopt", None)
         if call is not None:
             call(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes
             call(_M_TRIM_THRESHOLD, 2**31 - 1)
+            call(_M_MXFAST, 0)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = 1, -1, -3
 """Parameters of glibc's `mallopt`."""

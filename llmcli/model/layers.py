@@ -134,7 +134,8 @@ class Attention(Part):
         tap: Tap | None,
         last_only: bool = False,
     ) -> Tensor:
-        """x (batch, queries, hidden) -> (batch, queries, hidden); (batch, 1, hidden) with `last_only`.
+        """x (batch, queries, hidden), or (batch, hidden), one query each -> the same; (batch, 1, hidden) with
+        `last_only`.
 
         `visible` (batch, 1, queries, keys), causal itself, True where a query may look, narrows the causal rule:
         documents packed into one row, rows of unequal length; in float32 it is added to the scores, as `attend` says.
@@ -152,7 +153,7 @@ class Attention(Part):
             heads = cache.attend(q, k, v, self.scale)
         if heads is None:
             heads = self._attend(q, k, v, x.dtype, visible, cache, tap)
-        heads = _side_by_side(heads)
+        heads = _side_by_side(heads, x.dim())
         return cast(Tensor, self.o(heads if self.o.rounds else as_dtype(heads, x.dtype)))
 
     def _attend(
@@ -213,13 +214,10 @@ class Attention(Part):
             q, k, v = as_dtype(self.qkv(x), x.dtype).split_with_sizes(sizes, dim=-1)
         if self.qk_norm == "full":
             q, k = self.q_norm(q), self.k_norm(k)
-        batch, queries, _ = x.shape
-        q = q.view(batch, queries, self.num_heads, self.head_dim)
-        k = k.view(batch, queries, self.num_kv_heads, self.head_dim)
-        v = v.view(batch, queries, self.num_kv_heads, self.head_dim)
         if self.qk_norm == "head":
-            q, k = self.q_norm(q), self.k_norm(k)
-        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+            q = self.q_norm(torch.unflatten(q, -1, (-1, self.head_dim))).flatten(-2)
+            k = self.k_norm(torch.unflatten(k, -1, (-1, self.head_dim))).flatten(-2)
+        return _heads(q, self.head_dim), _heads(k, self.head_dim), _heads(v, self.head_dim)
 
     def _record(self, tap: Tap, q: Tensor, k: Tensor, mask: Tensor | None) -> None:
         """Hands the scores and weights of the wanted heads to the tap; the other heads' are never computed."""
@@ -236,13 +234,15 @@ class Attention(Part):
 
 
 def _heads(x: Tensor, head_dim: int) -> Tensor:
-    """(batch, queries, heads * head_dim) -> (batch, heads, queries, head_dim)."""
+    """(batch, queries, heads * head_dim), or (batch, heads * head_dim) -> (batch, heads, queries, head_dim)."""
+    if x.dim() == 2:
+        return torch.unflatten(x, -1, (-1, 1, head_dim))
     return torch.unflatten(x, -1, (-1, head_dim)).transpose(1, 2)
 
 
-def _side_by_side(heads: Tensor) -> Tensor:
-    """(batch, heads, queries, head_dim) -> (batch, queries, heads * head_dim)."""
-    return heads.transpose(1, 2).flatten(2)
+def _side_by_side(heads: Tensor, axes: int) -> Tensor:
+    """What `_heads` was given, of so many axes."""
+    return heads.flatten(1) if axes == 2 else heads.transpose(1, 2).flatten(2)
 
 
 class FeedForward(Part):
@@ -261,7 +261,7 @@ class FeedForward(Part):
         self.down = Linear(config.intermediate_size, config.hidden_size, config.ffn_bias)
 
     def forward(self, x: Tensor, tap: Tap | None) -> Tensor:
-        """x (batch, queries, hidden) -> (batch, queries, hidden)."""
+        """x (..., hidden) -> (..., hidden)."""
         if not self.gated:
             hidden = self.up.activated(x, self.activation)
         else:

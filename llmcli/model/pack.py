@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from llmcli.model.forms import FLOAT16_MAX, BFloat16, Float16, Float32, Form, Int4, Int8, PackedFloat16
+from llmcli.model.forms import FLOAT16_MAX, BFloat16, Float16, Float32, Form, Int8, PackedFloat16
 from llmcli.model.heap import Heap, trim
-from llmcli.model.int4 import INT4_GROUP, quantize_int4
+from llmcli.model.int4 import INT4_GROUP, Int4, quantize_int4
 from llmcli.model.int8_rows import Int8Rows
 from llmcli.model.layers import LayerNorm, RMSNorm
 from llmcli.model.linear import Linear

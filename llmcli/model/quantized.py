@@ -21,7 +21,7 @@ from llmcli.errors import CheckpointError, LlmcliError, UsageError
 from llmcli.files import ROOM
 from llmcli.model.checkpoint import check_count, stored_model
 from llmcli.model.families import read_config
-from llmcli.model.forms import Float16, Int4
+from llmcli.model.forms import Float16
 from llmcli.model.header import (
     AGAIN,
     INDEX,
@@ -32,6 +32,7 @@ from llmcli.model.header import (
     read_headers,
 )
 from llmcli.model.heap import Heap, trim
+from llmcli.model.int4 import Int4
 from llmcli.model.mapped import MappedFile, assign, checked
 from llmcli.model.pack import (
     INT8_ROWS,
@@ -91,6 +92,8 @@ def load_quantized(folder: Path, dtype: str) -> tuple[CausalLM, list[str]]:
             matrix.target.bias = None if bias is None else nn.Parameter(bias.float(), requires_grad=False)
         if plain or not isinstance(form, (Float16, Int4)):  # these are multiplied where they lie in the file
             reader.release(matrix)
+        elif isinstance(form, Int4):
+            reader.release(matrix, "scales")  # of which it has a copy, unless they lie well
         del form
         heap.worked(matrix.size())
     reader.rest()
@@ -144,9 +147,9 @@ class _Reader:
         _check_kinds(name, found)
         return found
 
-    def release(self, matrix: Matrix) -> None:
+    def release(self, matrix: Matrix, *kinds: str) -> None:
         """Gives the pages of a matrix back; what is still a view of them reads them again when it is looked at."""
-        for kind in ("weight", "packed", "scales"):
+        for kind in kinds or ("weight", "packed", "scales"):
             self._release(f"{matrix.name}.{kind}")
 
     def _release(self, name: str) -> None:

@@ -45,7 +45,8 @@ class Block(Part):
         tap: Tap | None,
         last_only: bool = False,
     ) -> Tensor:
-        """x (batch, queries, hidden) -> (batch, queries, hidden); (batch, 1, hidden) with `last_only`."""
+        """x (batch, queries, hidden), or (batch, hidden), one query each -> the same; (batch, 1, hidden) with
+        `last_only`."""
         normed = self._tapped(tap, "attention_norm", self.attention_norm(x))
         attended = self.attention_post_norm(self.attention(normed, rope, visible, cache, tap, last_only))
         attended = self._tapped(tap, "attention_out", attended)
@@ -189,13 +190,17 @@ class CausalLM(Part):
         else:
             ropes = {kind: paired(*rotation(rope, positions, end)) for kind, rope in self.config.rope.items()}
         layers = [None] * len(self.blocks) if cache is None else cache.layers
-        alone = last_only and tap is None and ids.shape[1] > 1
+        several = ids.shape[1] > 1
+        alone = last_only and tap is None and several
+        matrix = tap is None and not several  # without the axis of the queries: 1 to 2 % of a step are its views
+        x = x.squeeze(1) if matrix else x
         for i, (block, layer) in enumerate(zip(self.blocks, layers, strict=True)):
             rope = ropes[self.config.layer_type(i)] if self.config.rotates(i) else None
             x = block(x, rope, visible, layer, tap, alone and i == self.config.num_layers - 1)
         if cache is not None:
             cache.length += ids.shape[1]
         x = self.norm(x)
+        x = x.unsqueeze(1) if matrix else x
         x = x if tap is None else tap("final_norm", self.config.num_layers, x)
         # A copy of the last row: a product copies its weights where one row has the strides of many.
         return x[:, [-1]] if last_only and x.shape[1] > 1 else x

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from llmcli.model import cast, forms, pack
 from llmcli.model.activations import ACTIVATIONS
 from llmcli.model.checkpoint import load_model, load_packed
+from llmcli.model.int4 import Int4
 from llmcli.model.linear import Linear
 from llmcli.model.processor import fast_float16
 from llmcli.model.transformer import CausalLM
@@ -93,7 +94,7 @@ def test_dense_is_what_is_multiplied(dtype: str) -> None:
 @torch.inference_mode()
 def test_four_bits_need_whole_groups() -> None:
     assert isinstance(make("int4", torch.randn(8, 40), None), forms.Int8)
-    assert isinstance(make("int4", torch.randn(8, 64), None), forms.Int4)
+    assert isinstance(make("int4", torch.randn(8, 64), None), Int4)
 
 
 @pytest.mark.parametrize("size", [1e5, 1e-5])

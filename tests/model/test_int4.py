@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from llmcli.model import forms
-from llmcli.model.int4 import INT4_GROUP, dequantize, is_for_kernel, pack, quantize_int4, unpack
+from llmcli.model import int4
+from llmcli.model.int4 import INT4_GROUP, Int4, dequantize, is_for_kernel, pack, quantize_int4, unpack
 from llmcli.model.pack import lacking
 from llmcli.model.processor import fast_bfloat16
 
@@ -54,7 +54,7 @@ def test_dequantized_numbers_are_those_rounded_to() -> None:
 @torch.inference_mode()
 def test_dequantized_numbers_are_those_of_the_kernel() -> None:
     packed, scales = quantize_int4(matrix(100, 96))
-    assert torch.equal(dequantize(packed, scales)[:100].float(), forms.Int4(packed, scales, 100, None).dense())
+    assert torch.equal(dequantize(packed, scales)[:100].float(), Int4(packed, scales, 100, None).dense())
 
 
 @needs_int4
@@ -62,22 +62,36 @@ def test_dequantized_numbers_are_those_of_the_kernel() -> None:
 @torch.inference_mode()
 def test_many_rows_are_multiplied_as_few_are(scratch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     bias = torch.linspace(-1, 1, 200)
-    form = forms.Int4(*quantize_int4(matrix(200, 96)), 200, bias)
+    form = Int4(*quantize_int4(matrix(200, 96)), 200, bias)
     x = torch.randn(1, 300, 96, generator=torch.Generator().manual_seed(1))
     few = torch.cat([form(x[:, i : i + 50]) for i in range(0, 300, 50)], dim=1).float()
     calls = []
-    monkeypatch.setattr(forms, "_SCRATCH", scratch)
-    monkeypatch.setattr(forms, "dequantize", lambda *parts: calls.append(parts) or dequantize(*parts))
+    monkeypatch.setattr(int4, "SCRATCH", scratch)
+    monkeypatch.setattr(int4, "dequantize", lambda *parts: calls.append(parts) or dequantize(*parts))
     many = form(x).float()
     assert len(calls) == ((1 if scratch > 200 * 96 else 4) if is_for_kernel() and fast_bfloat16() else 0)
     assert many.shape == few.shape == (1, 300, 200)
     assert float((many - few).norm() / few.norm()) < 6e-3  # sums are rounded to bfloat16
 
 
+@needs_int4
+@pytest.mark.parametrize("offset", [0, 2, 16, 64])
+@torch.inference_mode()
+def test_scales_begin_on_a_cache_line(offset: int) -> None:
+    """A line on two lines costs the kernel twice the reads. In a file tensors begin where the one before has ended."""
+    packed, scales = quantize_int4(matrix(200, 96))
+    somewhere = torch.zeros(scales.numel() + 128, dtype=torch.bfloat16)
+    start = (-somewhere.data_ptr() % 64 + offset) // 2
+    stored = somewhere[start : start + scales.numel()].view_as(scales).copy_(scales)
+    form = Int4(packed, stored, 200, None)
+    assert form._scales.data_ptr() % 64 == 0
+    assert (form._scales is stored) == (offset % 64 == 0)
+    assert torch.equal(form.dense(), Int4(packed, scales, 200, None).dense())
+
+
 _ELSEWHERE = """
 import hashlib, torch
-from llmcli.model.forms import Int4
-from llmcli.model.int4 import is_for_kernel, quantize_int4
+from llmcli.model.int4 import Int4, is_for_kernel, quantize_int4
 from tests.model.test_int4 import matrix, ordered_sum
 packed, scales = quantize_int4(matrix(128, 96))
 with torch.inference_mode():
@@ -92,7 +106,7 @@ print(hashlib.sha256(packed.numpy().tobytes()).hexdigest(), ordered_sum(kernel),
 def test_another_processor_reads_the_same_bytes_as_the_same_numbers(capability: str) -> None:
     """PyTorch's kernels for other vector instructions want another order: a folder must not depend on it."""
     packed, scales = quantize_int4(matrix(128, 96))
-    here = forms.Int4(packed, scales, 128, None).dense()
+    here = Int4(packed, scales, 128, None).dense()
     environment = os.environ | {"ATEN_CPU_CAPABILITY": capability, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(
         [sys.executable, "-c", _ELSEWHERE], env=environment, capture_output=True, text=True, check=True
