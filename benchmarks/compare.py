@@ -4,7 +4,8 @@
     python benchmarks/compare.py --work /tmp/bench --shape gpt2 --only decode
 
 Absolute times depend on the machine and on the hour; ratios of times from one run mean something. In every round each
-contender runs once, in a process of its own; a figure is the median over the rounds. Run it while nothing else runs.
+contender runs once, in a process of its own; a figure is the median over the rounds, a ratio that of the rounds'
+ratios, so that an hour that slows all of them down leaves it as it is. Run it while nothing else runs.
 """
 
 import argparse
@@ -77,15 +78,17 @@ def measure(who: Who, folder: Path, rounds: int, *asked: tuple[str, *tuple[int, 
 
 
 def show(title: str, figures: Figures, unit: float = 1.0, before: Figures | None = None) -> None:
-    """Tokens a second, and how many times as fast as `BASE` that is; the share of a contender's own speed `before`, as
-    the median of its rounds' shares."""
+    """Tokens a second, and how many times as fast as `BASE` that is; the share of a contender's own speed `before`."""
     own_head = f"{'its own':>10}" if before else ""
     print(f"\n{title}\n{'':24}{'tokens/s':>10}{'ratio':>8}{own_head}")
-    base = median(figures[BASE])
     for name, times in figures.items():
-        shares = [old / new for old, new in zip(before[name], times, strict=True)] if before else []
-        own = f"{median(shares):>10.2f}" if shares else ""
-        print(f"{name:24}{unit / median(times):>10.1f}{base / median(times):>8.2f}{own}", flush=True)
+        own = f"{ratio(before[name], times):>10.2f}" if before else ""
+        print(f"{name:24}{unit / median(times):>10.1f}{ratio(figures[BASE], times):>8.2f}{own}", flush=True)
+
+
+def ratio(times: list[float], others: list[float]) -> float:
+    """Of each round, whose two times were taken under the same load of the machine; their median."""
+    return median(time / other for time, other in zip(times, others, strict=True))
 
 
 def starts(folder: Path, rounds: int) -> Figures:
