@@ -204,6 +204,7 @@ def quantize(folder: Path, out: Path, dtype: str) -> int:
                 shutil.copyfile(path, part / path.name)
         (part / "config.json").write_text(json.dumps(keys, indent=2) + "\n", "utf-8")
         save_file(tensors, part / SINGLE, metadata={"format": "llmcli", "dtype": dtype})
+        (part / SINGLE).chmod((part / "config.json").stat().st_mode)  # safetensors lets the owner alone read it
         size = (part / SINGLE).stat().st_size
         part.replace(out)
     except (OSError, SafetensorError) as error:

@@ -51,6 +51,12 @@ def test_the_folder_holds_the_packed_model(pairs: Pairs, tmp_path: Path, name: s
     torch.testing.assert_close(plain(ids), model(ids), rtol=0.1, atol=0.1 * float(plain(ids).abs().max()))
 
 
+def test_whoever_may_read_the_config_may_read_the_weights(pairs: Pairs, tmp_path: Path) -> None:
+    quantize(pairs("llama").folder, tmp_path / "small", "int8")
+    modes = {(tmp_path / "small" / name).stat().st_mode for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
+
+
 @torch.inference_mode()
 def test_a_folder_in_float16_can_be_packed(pairs: Pairs, tmp_path: Path) -> None:
     if lacking(PACKED16) is not None:
