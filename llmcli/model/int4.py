@@ -1,4 +1,4 @@
-"""Matrices in int4: how they are rounded, in which order their numbers lie, what multiplies them, and the matrix again.
+"""Matrices in int4: how they are rounded, in which order their numbers lie, the matrix again, and what multiplies it.
 
 The order: blocks of 64 rows; in a block for each column 32 bytes, of which byte i holds row i in its lower half and row
 32 + i in its upper one. PyTorch's kernel wants it so on a processor with AVX-512, and `llmcli quantize` writes it so
@@ -25,65 +25,6 @@ _MANY = 256
 """Rows that the kernel would take longer for than it takes to make a matrix in bfloat16 and multiply by that."""
 _LINE = 64
 """Bytes of a cache line."""
-
-
-class Int4(Form):
-    """int4 weights with a scale and a zero point for each group of input channels, in bfloat16; so are activations and
-    results. What a row costs the kernel adds up, so many rows are multiplied by a copy of the matrix in bfloat16 that
-    lives only as long as its product."""
-
-    several = (1.2, 0.33)
-
-    def __init__(self, packed: Tensor, scales: Tensor, rows: int, bias: Tensor | None) -> None:
-        """packed and scales as `quantize_int4` gives them; `rows` is out_features."""
-        self._packed, self._scales = for_kernel(packed), _on_lines(scales)
-        self._many = _MANY if is_for_kernel() and fast_bfloat16() else math.inf
-        self._group = packed.shape[1] * 2 // scales.shape[0]
-        self._rows = rows
-        self._filled = len(packed) != rows
-        self.bytes = packed.numel() + 2 * scales.numel()
-        self._bias = None if bias is None else bias.bfloat16()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        flat = as_dtype(x, torch.bfloat16)
-        flat = flat if flat.dim() == 2 else flat.flatten(0, -2)
-        y = self._dequantized(flat) if len(flat) >= self._many else self._product(flat)
-        y = y[:, : self._rows] if self._filled else y
-        return _led_as(x, y if self._bias is None else y + self._bias)
-
-    def _product(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._packed, self._group, self._scales)
-        return y
-
-    def _dequantized(self, x: Tensor) -> Tensor:
-        rows = max(1, SCRATCH // (x.shape[1] * INT4_BLOCK)) * INT4_BLOCK
-        parts = zip(torch.split(self._packed, rows), torch.split(self._scales, rows, dim=1), strict=True)
-        found = [F.linear(x, dequantize(*part)) for part in parts]
-        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
-
-    def dense(self) -> Tensor:
-        eye = torch.eye(self._packed.shape[1] * 2, dtype=torch.bfloat16)
-        return self._product(eye)[:, : self._rows].t().float()
-
-
-def _on_lines(scales: Tensor) -> Tensor:
-    """The scales, a copy where they do not begin on a cache line, as in a file they may not: int4's kernel reads a line
-    of them at a time. A step of SmolLM2-135M's shape takes 1.2 times as long where each lies on two (AMD EPYC, Zen 4).
-    """
-    return scales if scales.data_ptr() % _LINE == 0 else scales.clone()
-
-
-def _led_as(x: Tensor, y: Tensor) -> Tensor:
-    """y (rows, out) with the leading axes of x (..., in): by their sizes only where it must be, since a traced step
-    looks sizes up anew, three operations each. A scripted function would have them as numbers, but costs 2 to 5 % of
-    a step in int4."""
-    if x.dim() == 2:
-        return y
-    if x.dim() == 3 and x.shape[1] == 1:
-        return y.unsqueeze(1)
-    if x.dim() == 3 and x.shape[0] == 1:
-        return y.unsqueeze(0)
-    return torch.unflatten(y, 0, x.shape[:-1])
 
 
 def quantize_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,3 +99,62 @@ def for_kernel(packed: Tensor) -> Tensor:
 def _for_kernel(quantized: Tensor) -> Tensor:
     wanted: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(quantized.to(torch.int32).contiguous(), 1)
     return wanted
+
+
+class Int4(Form):
+    """int4 weights with a scale and a zero point for each group of input channels, in bfloat16; so are activations and
+    results. What a row costs the kernel adds up, so many rows are multiplied by a copy of the matrix in bfloat16 that
+    lives only as long as its product."""
+
+    several = (1.2, 0.33)
+
+    def __init__(self, packed: Tensor, scales: Tensor, rows: int, bias: Tensor | None) -> None:
+        """packed and scales as `quantize_int4` gives them; `rows` is out_features."""
+        self._packed, self._scales = for_kernel(packed), _on_lines(scales)
+        self._many = _MANY if is_for_kernel() and fast_bfloat16() else math.inf
+        self._group = packed.shape[1] * 2 // scales.shape[0]
+        self._rows = rows
+        self._filled = len(packed) != rows
+        self.bytes = packed.numel() + 2 * scales.numel()
+        self._bias = None if bias is None else bias.bfloat16()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        flat = as_dtype(x, torch.bfloat16)
+        flat = flat if flat.dim() == 2 else flat.flatten(0, -2)
+        y = self._dequantized(flat) if len(flat) >= self._many else self._product(flat)
+        y = y[:, : self._rows] if self._filled else y
+        return _led_as(x, y if self._bias is None else y + self._bias)
+
+    def _product(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._packed, self._group, self._scales)
+        return y
+
+    def _dequantized(self, x: Tensor) -> Tensor:
+        rows = max(1, SCRATCH // (x.shape[1] * INT4_BLOCK)) * INT4_BLOCK
+        parts = zip(torch.split(self._packed, rows), torch.split(self._scales, rows, dim=1), strict=True)
+        found = [F.linear(x, dequantize(*part)) for part in parts]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+    def dense(self) -> Tensor:
+        eye = torch.eye(self._packed.shape[1] * 2, dtype=torch.bfloat16)
+        return self._product(eye)[:, : self._rows].t().float()
+
+
+def _on_lines(scales: Tensor) -> Tensor:
+    """The scales, a copy where they do not begin on a cache line, as in a file they may not: int4's kernel reads a line
+    of them at a time. A step of SmolLM2-135M's shape takes 1.2 times as long where each lies on two (AMD EPYC, Zen 4).
+    """
+    return scales if scales.data_ptr() % _LINE == 0 else scales.clone()
+
+
+def _led_as(x: Tensor, y: Tensor) -> Tensor:
+    """y (rows, out) with the leading axes of x (..., in): by their sizes only where it must be, since a traced step
+    looks sizes up anew, three operations each. A scripted function would have them as numbers, but costs 2 to 5 % of
+    a step in int4."""
+    if x.dim() == 2:
+        return y
+    if x.dim() == 3 and x.shape[1] == 1:
+        return y.unsqueeze(1)
+    if x.dim() == 3 and x.shape[0] == 1:
+        return y.unsqueeze(0)
+    return torch.unflatten(y, 0, x.shape[:-1])
