@@ -57,11 +57,14 @@ def small_tensors(model: CausalLM, dtype: str, done: Callable[[], None]) -> dict
         for part in (*matrix.parts, matrix.target):
             part.hold(None)
         done()
+    taken = {value.data_ptr() for value in found.values()}
     for name, value in model.named_parameters():
         # A table in float32 is stored in 16 bits as well: its rows are only looked up.
         small = value.dtype == torch.float32 and name in ("embedding.weight", "positions.weight")
         half = value.to(torch.float16) if small else value
-        found[name] = (half if bool(half.isfinite().all()) else value).detach().contiguous()
+        stored = (half if bool(half.isfinite().all()) else value).detach().contiguous()
+        # A tied lm_head that has its dtype already is the table itself, and safetensors takes no tensor twice.
+        found[name] = stored.clone() if stored.data_ptr() in taken else stored
     return found
 
 

@@ -20,7 +20,7 @@ from llmcli.model.quantized import load_quantized, quantize
 from llmcli.model.transformer import CausalLM
 
 from .conftest import Pair, text
-from .folders import copy_folder
+from .folders import copy_folder, edit_tensors
 
 Pairs = Callable[[str], Pair]
 
@@ -49,6 +49,18 @@ def test_the_folder_holds_the_packed_model(pairs: Pairs, tmp_path: Path, name: s
         torch.testing.assert_close(dict(model.named_parameters())[key].float(), value.float(), rtol=1e-3, atol=1e-6)
     ids = text(9)
     torch.testing.assert_close(plain(ids), model(ids), rtol=0.1, atol=0.1 * float(plain(ids).abs().max()))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@torch.inference_mode()
+def test_a_tied_model_that_is_stored_in_the_dtype_already(pairs: Pairs, tmp_path: Path, dtype: str) -> None:
+    def edit(tensors: dict[str, torch.Tensor]) -> None:
+        tensors.update({name: value.to(getattr(torch, dtype)) for name, value in tensors.items()})
+
+    folder = edit_tensors(copy_folder(pairs("gpt2").folder, tmp_path / "stored"), edit)
+    quantize(folder, tmp_path / "small", dtype)
+    ids = text(9)
+    assert torch.equal(load_quantized(tmp_path / "small", "auto")[0](ids), load_packed(folder, dtype)[0](ids))
 
 
 def test_whoever_may_read_the_config_may_read_the_weights(pairs: Pairs, tmp_path: Path) -> None:
