@@ -57,7 +57,7 @@ class ColdStart:
     """Whole processes, the files in the page cache.
 
     first_token    `llmcli generate -n 1`, from the start of the process to its end
-    import_torch   `python -c "import torch"`, which is part of it
+    import_torch   `python -c "import torch"`, of which `generate` runs no more than it needs
     """
 
     first_token: float

@@ -25,6 +25,6 @@ def bench_lines(data: dict[str, Any]) -> str:
     ]
     if data["cold"] is not None:
         cold = data["cold"]
-        lines += ["", f"a new process to its first token: {cold['first_token']:.2f} s, of which PyTorch's import "]
-        lines[-1] += f"{cold['import_torch']:.2f} s"
+        lines += ["", f"a new process to its first token: {cold['first_token']:.2f} s; "]
+        lines[-1] += f"`import torch` alone: {cold['import_torch']:.2f} s"
     return "\n".join(lines) + "\n"
