@@ -29,7 +29,7 @@ PLACES = [*sorted((ROOT / "llmcli" / "sampling").glob("*.py")), ROOT / "llmcli" 
 TESTS = ["tests/sampling", "tests/test_sampling.py", "tests/test_sampling_params.py"]
 # Without those that count thousands of draws: they take half of the time.
 OPTIONS = ["-q", "-s", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-k", "not chi_squared"]
-OPTIONS += ["-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
+OPTIONS += ["--hypothesis-profile", "mutants", "-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"]
 # Of computing, more than twice what all tests take: a mutant that never ends is found out too.
 SECONDS = 25
 
@@ -231,7 +231,6 @@ def main() -> int:
     hypothesis.settings.register_profile(
         "mutants", derandomize=True, database=None, deadline=None, max_examples=40, phases=phases
     )
-    hypothesis.settings.load_profile("mutants")
     plugin = Mutants(args.files, args.log)
     os.chdir(ROOT)
     code = pytest.main([*OPTIONS, *TESTS], plugins=[plugin])

@@ -106,7 +106,7 @@ def sliding():
 REQUESTS = st.lists(st.tuples(st.integers(1, 24), st.integers(0, 14), st.booleans()), min_size=1, max_size=9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(REQUESTS, st.integers(1, 5), st.sampled_from([llama, sliding]), st.sampled_from([0.0, 1.0]))
 def test_any_lengths_in_any_batch_size(requests, size, which, temperature):
     """Sequences of no token, of one, that end by themselves, and equal prompts, in a row and apart."""

@@ -55,7 +55,7 @@ def test_pieces_make_no_difference(pipeline: Pipeline) -> None:
     assert (pieces.nats, pieces.tokens, pieces.bytes) == (whole.nats, whole.tokens, whole.bytes)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     parts=st.lists(st.lists(st.integers(0, 9), max_size=9), max_size=12),
     context=st.integers(1, 12),

@@ -316,7 +316,7 @@ def test_any_value_in_any_place_is_read_or_refused_in_one_line(shared: Path, tmp
     assert capfd.readouterr() == ("", "")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1), data=st.binary(max_size=4), cut=st.booleans())
 def test_damaged_bytes_are_read_or_refused(
     shared: Path, tmp_path: Path, capfd: Any, at: float, data: bytes, cut: bool

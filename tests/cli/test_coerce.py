@@ -76,7 +76,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(OPTIONS, VALUES), max_size=4), st.sampled_from([[], ["--flag"], ["--no-flag"]]))
 def test_the_same_as_typers_own(pairs: list[tuple[str, str]], flags: list[str]) -> None:
     arguments = [f"--{name}={value}" for name, value in pairs] + flags

@@ -58,7 +58,7 @@ def test_the_input_is_kept_byte_for_byte(command: Command, tmp_path: Path) -> No
     assert command("tokenize", "--file", str(file))[1].split() == [b"64", b"201", b"628"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=5, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=5)
 @given(text=st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=30))
 def test_decode_undoes_tokenize(command: Command, text: str) -> None:
     for how in ("--ids", "--json"):

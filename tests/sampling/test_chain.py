@@ -49,7 +49,7 @@ def made(names):
     return SamplingParams(**values), rules
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.sampled_from(list(itertools.combinations_with_replacement(SETTINGS, 2))),
     st.lists(st.integers(-12, 12).map(lambda n: n / 2), min_size=SIZE, max_size=SIZE),
@@ -96,7 +96,7 @@ def check(names, logits, ids, uniform, chance):
     assert torch.equal(values, torch.tensor(logits))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.permutations(list(SAMPLERS)), st.integers(1, len(SAMPLERS)), st.floats(0, 1, exclude_max=True))
 def test_every_order_runs_as_it_is_given(order, count, uniform):
     names = order[:count]
