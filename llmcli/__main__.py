@@ -93,11 +93,10 @@ def _say(*lines: str) -> None:
     secret = os.environ.get("HF_TOKEN") or "\0"
     from llmcli.render.safe import visible
 
+    said = [visible(" ".join(line.splitlines())).replace(secret, "***") + "\n" for line in lines if line]
     try:
-        for line in lines:
-            if line:
-                print(visible(" ".join(line.splitlines())).replace(secret, "***"), file=sys.stderr)
         if sys.stderr is not None:
+            sys.stderr.write("".join(said))  # at once: a signal leaves whole lines or none
             sys.stderr.flush()
     except (OSError, ValueError):
         _silence(2)

@@ -1,5 +1,6 @@
 """The boundary: exit codes, the two lines of an error, signals, and streams that fail."""
 
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import probe
 import pytest
 
 from llmcli.__main__ import run
+from llmcli.cli.io import note
 
 PROBE = [sys.executable, probe.__file__, "probe"]
 
@@ -282,6 +284,25 @@ def test_a_signal_inside_an_import_ends_the_program_there(number: signal.Signals
     child.send_signal(number)
     out, err = child.communicate(timeout=20)
     assert (child.returncode, out, err) == (128 + number, b"", b"")
+
+
+class Interrupted(io.StringIO):
+    """A stream of text during whose first write a signal arrives."""
+
+    def write(self, text: str) -> int:
+        super().write(text)
+        raise KeyboardInterrupt
+
+
+def test_a_signal_while_stderr_is_written_leaves_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    for say, lines in (
+        (lambda: note("a note"), "a note\n"),
+        (lambda: run(["probe", "model"]), "llmcli: a model\na remedy\n"),
+    ):
+        monkeypatch.setattr(sys, "stderr", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            say()
+        assert sys.stderr.getvalue() == lines
 
 
 def test_nohup_is_respected() -> None:

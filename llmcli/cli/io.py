@@ -169,4 +169,5 @@ def note(text: str) -> None:
     """Say something on stderr that is not the result. Untrusted text in it is made visible."""
     from llmcli.render.safe import visible
 
-    print(visible(text), file=sys.stderr, flush=True)
+    sys.stderr.write(visible(text) + "\n")  # at once: a signal leaves a whole line or none
+    sys.stderr.flush()
