@@ -91,13 +91,12 @@ def _as_failure(error: BaseException) -> LlmcliError:
 def _say(*lines: str) -> None:
     """Print lines on stderr. They may hold text of a file or a model: nothing in them steers the terminal."""
     secret = os.environ.get("HF_TOKEN") or "\0"
+    from llmcli.cli.io import write_err
     from llmcli.render.safe import visible
 
     said = [visible(" ".join(line.splitlines())).replace(secret, "***") + "\n" for line in lines if line]
     try:
-        if sys.stderr is not None:
-            sys.stderr.write("".join(said))  # at once: a signal leaves whole lines or none
-            sys.stderr.flush()
+        write_err("".join(said))
     except (OSError, ValueError):
         _silence(2)
 

@@ -169,5 +169,11 @@ def note(text: str) -> None:
     """Say something on stderr that is not the result. Untrusted text in it is made visible."""
     from llmcli.render.safe import visible
 
-    sys.stderr.write(visible(text) + "\n")  # at once: a signal leaves a whole line or none
-    sys.stderr.flush()
+    write_err(visible(text) + "\n")
+
+
+def write_err(lines: str) -> None:
+    """Write whole lines to stderr, where there is one: at once, so that a signal leaves all of them or none."""
+    if sys.stderr is not None:
+        sys.stderr.write(lines)
+        sys.stderr.flush()

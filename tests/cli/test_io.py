@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmcli.cli import io as module
-from llmcli.cli.io import iter_text, read_text, use_color, write_json, write_out
+from llmcli.cli.io import iter_text, note, read_text, use_color, write_json, write_out
 from llmcli.errors import LlmcliError, UsageError
 
 EXAMPLE = "llmcli tokenize hello"
@@ -150,6 +150,12 @@ def test_no_stdout_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     with pytest.raises(LlmcliError, match="closed"):
         write_out("text")
+
+
+def test_a_note_without_stderr_is_said_nowhere(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    note("a note")
+    assert capsys.readouterr().out == ""
 
 
 def test_json_is_one_line_and_never_nan(capsys: Any) -> None:
